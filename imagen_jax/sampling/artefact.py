@@ -1,0 +1,380 @@
+"""Weights on disk: what training writes and sampling reads. No pickle.
+
+An artefact is a directory with one `config.json` and one safetensors file per stage:
+
+    config.json      format version, the whole CascadeConfig, identity of the text encoder and
+                     hash of its tokenizer, and for every stage: file name, sha256, number of
+                     parameters, images seen, steps, the training summary
+    base.safetensors flat "/"-joined parameter paths, float16 or float32
+
+`save_cascade` writes a whole cascade that way (the weights that ship in `imagen_jax/weights/`
+are such directories). A run writes each stage on its own to `workdir/<stage>/ema/` with
+`save_stage`; there the file name carries the hash, so that replacing `config.json` is the one
+atomic step: a reader, or a process killed half-way, finds the old weights or the new ones.
+`load` takes either kind of directory, or a workdir with several `<stage>/ema/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import imagen_jax
+from imagen_jax.config import CascadeConfig, from_json_dict, to_json_dict
+from imagen_jax.errors import UserError
+from imagen_jax.types import Params
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+
+# DDPM on CIFAR-10 (36 M parameters, 102 M images), ADM at 64 px (296 M, 1.1 G), EDM on CIFAR-10
+# (56 M, 200 M) and Imagen's base (2 G, 5.1 G) lie between 2.5 and 3.7 images per parameter.
+IMAGES_PER_PARAMETER = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageWeights:
+    """The weights of one stage and where they come from.
+
+    Attributes:
+      params: nested dict of float32 numpy arrays.
+      sha256: hash of the file that they were read from.
+      images_seen, steps: length of the training.
+      training: everything that the trainer said about itself, JSON-like.
+    """
+
+    params: Params
+    sha256: str
+    num_parameters: int
+    images_seen: int
+    steps: int
+    training: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """A cascade, or a part of it: `stages` may lack stages that `config` names."""
+
+    config: CascadeConfig
+    encoder_identity: str
+    tokenizer_hash: str
+    stages: dict[str, StageWeights]
+
+
+def typical_images(num_parameters: int) -> int:
+    """How many training images published pixel diffusion models of this size have seen."""
+    return IMAGES_PER_PARAMETER * num_parameters
+
+
+def few_images(images_seen: int, num_parameters: int) -> str | None:
+    """What to expect of weights that saw less than a hundredth of `typical_images`, or None."""
+    typical = typical_images(num_parameters)
+    if images_seen >= typical / 100:
+        return None
+    return (
+        f"these weights saw only {images_seen:,} images; {typical:,} are typical for "
+        f"{num_parameters:,} parameters: expect noise or blurs, and train for longer"
+    )
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def save_stage(
+    directory: str | os.PathLike[str],
+    stage_name: str,
+    cascade_config: CascadeConfig,
+    ema_params: Params,
+    training_summary: Mapping[str, Any],
+    encoder_identity: str,
+    tokenizer_hash: str,
+    *,
+    dtype: str = "float32",
+) -> Path:
+    """Writes or atomically replaces the artefact of one stage of a run.
+
+    Args:
+      directory: `workdir/<stage>/ema`; made if missing.
+      stage_name: a stage of `cascade_config`.
+      ema_params: nested dict of arrays that this process can read in full.
+      training_summary: JSON-like, with at least the integers `steps` and `images_seen`.
+      encoder_identity, tokenizer_hash: of the `TextEncoder` that the stage was trained with.
+      dtype: "float32" or "float16".
+
+    Returns: the path of the weights file.
+
+    Raises:
+      UserError: values do not fit float16.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary, record = _write_weights(directory, stage_name, ema_params, training_summary, dtype)
+    record["file"] = f"{stage_name}-{record['sha256'][:12]}.safetensors"
+    os.replace(temporary, directory / record["file"])
+    _write_config(
+        directory, cascade_config, encoder_identity, tokenizer_hash, {stage_name: record}
+    )
+    for old in directory.glob(f"{stage_name}-*.safetensors"):
+        if old.name != record["file"]:
+            old.unlink(missing_ok=True)
+    return directory / record["file"]
+
+
+def save_cascade(
+    directory: str | os.PathLike[str], artefact: Artefact, *, dtype: str = "float16"
+) -> None:
+    """Writes all stages of `artefact` into one directory, as they ship in `imagen_jax/weights/`.
+
+    Raises:
+      UserError: values do not fit float16.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    records = {}
+    for name, stage in artefact.stages.items():
+        summary = stage.training | {"steps": stage.steps, "images_seen": stage.images_seen}
+        temporary, record = _write_weights(directory, name, stage.params, summary, dtype)
+        record["file"] = f"{name}.safetensors"
+        os.replace(temporary, directory / record["file"])
+        records[name] = record
+    _write_config(
+        directory, artefact.config, artefact.encoder_identity, artefact.tokenizer_hash, records
+    )
+
+
+def _write_weights(
+    directory: Path, stage_name: str, params: Params, summary: Mapping[str, Any], dtype: str
+) -> tuple[Path, dict[str, Any]]:
+    """Writes a temporary safetensors file; returns it and its record for `config.json`."""
+    from safetensors.numpy import save_file
+
+    if dtype not in ("float16", "float32"):
+        raise UserError(f"weights are saved as float16 or float32, not {dtype!r}")
+    flat = {}
+    for path, value in _flatten(params).items():
+        with np.errstate(over="ignore"):
+            flat[path] = np.ascontiguousarray(np.asarray(value), dtype)
+        if dtype == "float16" and not np.isfinite(flat[path]).all():
+            raise UserError(
+                f"{stage_name}: {path} has values beyond float16 (65504); save it as float32"
+            )
+    # A single metadata entry: the order of several is not fixed, and the hash would change.
+    temporary = directory / f".{stage_name}.{os.getpid()}.tmp"
+    save_file(flat, temporary, metadata={"format": f"imagen_jax {FORMAT_VERSION}"})
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return temporary, {
+        "sha256": digest,
+        "dtype": dtype,
+        "num_parameters": int(sum(value.size for value in flat.values())),
+        "images_seen": int(summary["images_seen"]),
+        "steps": int(summary["steps"]),
+        "training": dict(summary),
+    }
+
+
+def _write_config(
+    directory: Path,
+    config: CascadeConfig,
+    encoder_identity: str,
+    tokenizer_hash: str,
+    records: Mapping[str, Any],
+) -> None:
+    content = {
+        "format_version": FORMAT_VERSION,
+        "package_version": imagen_jax.__version__,
+        "cascade": to_json_dict(config),
+        "text": {"encoder_identity": encoder_identity, "tokenizer_hash": tokenizer_hash},
+        "stages": records,
+    }
+    with atomic_file(directory / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same directory that becomes `path` at the end."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    # mkstemp makes files that only the owner reads; a shared workdir is read by others.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def load(path: str | os.PathLike[str]) -> Artefact:
+    """Reads a directory written by `save_cascade` or `save_stage`, or a whole workdir.
+
+    It may be read while a run writes to it.
+
+    Raises:
+      UserError: nothing there, damaged or altered files, an unknown format version, stages of a
+        workdir that were trained with different text encoders.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; give the directory of a run or of its weights")
+    if (path / CONFIG_FILE).is_file():
+        return _load_directory(path)
+    stage_directories = sorted(p.parent for p in path.glob(f"*/ema/{CONFIG_FILE}"))
+    if not stage_directories and (path / "ema" / CONFIG_FILE).is_file():
+        stage_directories = [path / "ema"]  # workdir/<stage>
+    if not stage_directories:
+        raise UserError(
+            f"no weights in {path}: neither {CONFIG_FILE} nor <stage>/ema/{CONFIG_FILE}. A run "
+            "writes them with its checkpoints: python train.py --config=configs/NAME.py "
+            f"--workdir={path}"
+        )
+    return _merge(path, [_load_directory(directory) for directory in stage_directories])
+
+
+def load_shipped(name: str) -> Artefact | None:
+    """The weights that ship in the package as `weights/<name>/`, or None if there are none."""
+    if not re.fullmatch(r"[\w-]+", name):
+        return None
+    directory = Path(str(importlib.resources.files("imagen_jax"))) / "weights" / name
+    return _load_directory(directory) if (directory / CONFIG_FILE).is_file() else None
+
+
+def shipped_names() -> list[str]:
+    """Names that `load_shipped` knows."""
+    root = Path(str(importlib.resources.files("imagen_jax"))) / "weights"
+    return sorted(p.parent.name for p in root.glob(f"*/{CONFIG_FILE}"))
+
+
+def check_params(stage_name: str, params: Params, expected: Params) -> None:
+    """Compares names and shapes with those of the network (`expected`: arrays or their shapes).
+
+    Raises:
+      UserError: names the first differences.
+    """
+    have = {path: tuple(np.shape(value)) for path, value in _flatten(params).items()}
+    want = {path: tuple(value.shape) for path, value in _flatten(expected).items()}
+    problems = [f"{path} is missing" for path in sorted(want.keys() - have.keys())]
+    problems += [f"{path} is not a parameter" for path in sorted(have.keys() - want.keys())]
+    problems += [
+        f"{path} is {have[path]} and should be {want[path]}"
+        for path in sorted(want.keys() & have.keys())
+        if have[path] != want[path]
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(
+            f"the weights of stage {stage_name!r} do not fit its configuration: "
+            f"{'; '.join(problems[:3])}{more}. They were written by another version of the "
+            "package or for another model"
+        )
+
+
+def _load_directory(directory: Path) -> Artefact:
+    while True:
+        text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
+        try:
+            return _load_as_described(directory, text)
+        except (FileNotFoundError, UserError):
+            # A run may have replaced the weights since config.json was read: then read again.
+            if (directory / CONFIG_FILE).read_text(encoding="utf-8") == text:
+                raise
+
+
+def _load_as_described(directory: Path, text: str) -> Artefact:
+    config_path = directory / CONFIG_FILE
+    try:
+        content = json.loads(text)
+        version = content["format_version"]
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise UserError(f"{config_path} is not the configuration of an artefact") from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{config_path} has format version {version!r}; this package reads version "
+            f"{FORMAT_VERSION}. Update imagen_jax, or export the weights again"
+        )
+    try:
+        return Artefact(
+            config=from_json_dict(content["cascade"]),
+            encoder_identity=content["text"]["encoder_identity"],
+            tokenizer_hash=content["text"]["tokenizer_hash"],
+            stages={
+                name: _read_weights(directory, record)
+                for name, record in content["stages"].items()
+            },
+        )
+    except KeyError as error:
+        raise UserError(f"{config_path} lacks the entry {error}") from error
+
+
+def _read_weights(directory: Path, record: Mapping[str, Any]) -> StageWeights:
+    from safetensors.numpy import load_file
+
+    path = directory / record["file"]
+    if not path.is_file():
+        raise UserError(f"{path} is missing: copy the whole directory, or export it again")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != record["sha256"]:
+        raise UserError(
+            f"{path} is damaged or was altered: its sha256 is {digest[:12]}..., "
+            f"{CONFIG_FILE} says {record['sha256'][:12]}.... Fetch or export it again"
+        )
+    flat = {name: value.astype(np.float32) for name, value in load_file(path).items()}
+    return StageWeights(
+        params=_unflatten(flat),
+        sha256=digest,
+        num_parameters=record["num_parameters"],
+        images_seen=record["images_seen"],
+        steps=record["steps"],
+        training=record["training"],
+    )
+
+
+def _merge(workdir: Path, parts: list[Artefact]) -> Artefact:
+    """The stages of one run, each with its own configuration, as one artefact."""
+    first = parts[0]
+    stages, configs = {}, dict(first.config.stages)
+    for part in parts:
+        for what in ("encoder_identity", "tokenizer_hash"):
+            if getattr(part, what) != getattr(first, what):
+                raise UserError(
+                    f"the stages in {workdir} were trained with different text encoders "
+                    f"({what}): train them with the same one, or sample from one <stage>/ema"
+                )
+        stages |= part.stages
+        configs |= {name: part.config.stages[name] for name in part.stages}
+    return dataclasses.replace(
+        first, config=dataclasses.replace(first.config, stages=configs), stages=stages
+    )
+
+
+def _flatten(params: Params) -> dict[str, Any]:
+    from flax.traverse_util import flatten_dict
+
+    return flatten_dict(params, sep="/")
+
+
+def _unflatten(flat: dict[str, Any]) -> Params:
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(flat, sep="/")
