@@ -1,0 +1,1 @@
+"""Pictures with captions: the sources, and the pipeline that orders and batches them."""
