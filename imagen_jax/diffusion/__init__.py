@@ -1,0 +1,1 @@
+"""Diffusion mathematics in plain jax.numpy: schedules, losses, guidance, thresholding, samplers."""
