@@ -1,0 +1,129 @@
+"""Captions to token ids.
+
+A directory with a `spiece.model` is read by sentencepiece itself, which gives the ids of
+transformers' T5 tokenizer without its seconds of import and, unlike it, never turns a `</s>` that
+a caption spells out into the end-of-sequence token. A directory with only a `tokenizer.json` goes
+through transformers, with such literals broken up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imagen_jax.errors import UserError
+from imagen_jax.text.t5_load import file_hash
+
+SENTENCEPIECE = "spiece.model"
+FAST = "tokenizer.json"
+
+
+@dataclasses.dataclass
+class Tokenizer:
+    """Callable that turns captions into padded ids; see `load_tokenizer`.
+
+    Attributes:
+      pieces: one caption to its ids without end-of-sequence.
+      pad_id, eos_id: of the padding and the end-of-sequence token.
+      vocab_size: ids are below it.
+      hash: SHA-256 of the tokenizer's file in hex.
+      num_truncated: captions that were cut so far.
+    """
+
+    pieces: Callable[[str], list[int]]
+    pad_id: int
+    eos_id: int
+    vocab_size: int
+    hash: str
+    num_truncated: int = 0
+
+    def __call__(self, captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenizes.
+
+        Any text is accepted. An empty caption is one end-of-sequence token. A caption of more
+        than `max_length` tokens is cut, its last token is end-of-sequence, and `num_truncated`
+        grows by one.
+
+        Returns:
+          ids `[B, max_length]` int32 and mask `[B, max_length]` bool, True where valid.
+
+        Raises:
+          UserError: `max_length` is not positive, or `captions` is one string.
+        """
+        if max_length < 1:
+            raise UserError(f"text.max_length is {max_length}: it must be at least 1.")
+        if isinstance(captions, str):
+            raise UserError(f"captions is the string {captions[:40]!r}: give a list of strings.")
+        ids = np.full((len(captions), max_length), self.pad_id, np.int32)
+        mask = np.zeros((len(captions), max_length), bool)
+        for row, caption in enumerate(captions):
+            # Half of a surrogate pair cannot be written as UTF-8; it becomes a question mark.
+            tokens = self.pieces(caption.encode("utf-8", "replace").decode("utf-8"))
+            if len(tokens) >= max_length:
+                self.num_truncated += 1
+                tokens = tokens[: max_length - 1]
+            tokens = [*tokens, self.eos_id]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = True
+        return ids, mask
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a Hugging Face T5 directory.
+
+    Raises:
+      UserError: the directory holds neither `spiece.model` nor `tokenizer.json`, or the file is
+        damaged.
+    """
+    if (directory / SENTENCEPIECE).is_file():
+        return _from_sentencepiece(directory / SENTENCEPIECE)
+    if (directory / FAST).is_file():
+        return _from_transformers(directory)
+    raise UserError(f"{directory} holds no tokenizer: {SENTENCEPIECE} or {FAST} is needed.")
+
+
+def _from_sentencepiece(path: Path) -> Tokenizer:
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
+    return Tokenizer(
+        pieces=processor.encode,
+        pad_id=processor.pad_id(),
+        eos_id=processor.eos_id(),
+        vocab_size=processor.get_piece_size(),
+        hash=file_hash(path),
+    )
+
+
+def _from_transformers(directory: Path) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {directory} cannot be read: {error}") from error
+    literals = sorted(
+        {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True
+    )
+    controls = set(tokenizer.all_special_ids)
+
+    def pieces(caption: str) -> list[int]:
+        for literal in literals:
+            caption = caption.replace(literal, f"{literal[0]} {literal[1:]}")
+        ids = tokenizer.encode(caption, add_special_tokens=False)
+        # Compatibility forms (a full-width bracket) become literals only inside the tokenizer.
+        return [tokenizer.unk_token_id if i in controls else i for i in ids]
+
+    return Tokenizer(
+        pieces=pieces,
+        pad_id=tokenizer.pad_token_id,
+        eos_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hash=file_hash(directory / FAST),
+    )
