@@ -49,6 +49,7 @@ def threshold(
     return jnp.clip(x_hat, -s, s) / s
 
 
+@jax.jit
 def percentile_of_magnitude(magnitude: Array, percentile: Array | float) -> Array:
     """`jnp.percentile(magnitude, percentile, axis=1)` without the sort.
 
@@ -65,9 +66,12 @@ def percentile_of_magnitude(magnitude: Array, percentile: Array | float) -> Arra
       `[B]` float32, interpolated linearly between the two nearest order statistics.
     """
     bits = jax.lax.bitcast_convert_type(magnitude, jnp.int32)  # [B, N]
-    position = jnp.asarray(percentile, jnp.float32) / 100.0 * (magnitude.shape[1] - 1)
-    below = jnp.floor(position)
-    rank = below.astype(jnp.int32)
+    last = magnitude.shape[1] - 1
+    position = jnp.asarray(percentile, jnp.float32) / 100.0 * last
+    # The float32 position of p = 100 may be rounded to beyond the last rank.
+    rank = jnp.minimum(jnp.floor(position).astype(jnp.int32), last)
+    next_rank = jnp.minimum(rank + 1, last)
+    fraction = position - jnp.floor(position)
 
     def fix_bit(i: Array, found: Array) -> Array:
         candidate = found | (jnp.int32(1) << (30 - i))
@@ -78,10 +82,9 @@ def percentile_of_magnitude(magnitude: Array, percentile: Array | float) -> Arra
     # The next order statistic is the same number where it repeats, else the next larger one.
     num_up_to_low = jnp.sum(bits <= low, axis=1, keepdims=True, dtype=jnp.int32)
     next_larger = jnp.min(jnp.where(bits > low, bits, _LARGEST_INT), axis=1, keepdims=True)
-    high = jnp.where(num_up_to_low > jnp.ceil(position).astype(jnp.int32), low, next_larger)
+    high = jnp.where(num_up_to_low > next_rank, low, next_larger)
     low_value = jax.lax.bitcast_convert_type(low[:, 0], jnp.float32)
     high_value = jax.lax.bitcast_convert_type(high[:, 0], jnp.float32)
-    fraction = position - below
     # Not low + fraction (high - low), which is NaN where both are infinite; a weight of 0 is left
     # out for the same reason.
     value = jnp.where(
