@@ -17,6 +17,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+from imagen_jax.data.sources import SPLITS, hash01
 from imagen_jax.errors import UserError
 
 T = TypeVar("T")
@@ -58,7 +59,6 @@ _OPPOSITE = {"right of": "left of", "below": "above"}
 KINDS = ("single", "relation", "count")
 KIND_SHARES = (0.35, 0.45, 0.2)
 MAX_COUNT = 5
-SPLITS = ("train", "held_out")
 HELD_OUT_SHARE = 0.1
 
 MAX_ANGLE = math.pi / 6
@@ -117,12 +117,6 @@ class Draw:
         return self._next() < probability
 
 
-def _hash01(text: str) -> float:
-    """A uniform number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 @functools.cache
 def held_out_pairs() -> frozenset[tuple[str, str]]:
     """The (colour, shape) pairs that training never shows.
@@ -133,7 +127,7 @@ def held_out_pairs() -> frozenset[tuple[str, str]]:
     share = round(HELD_OUT_SHARE * len(COLOURS))
     pairs: list[tuple[str, str]] = []
     for shape in SHAPES:
-        ranked = sorted(COLOURS, key=lambda colour: _hash01(f"pair231/{colour}/{shape}"))
+        ranked = sorted(COLOURS, key=lambda colour: hash01(f"pair231/{colour}/{shape}"))
         pairs += [(colour, shape) for colour in ranked[:share]]
     return frozenset(pairs)
 
@@ -147,7 +141,7 @@ def is_held_out_triple(first: tuple[str, str], relation: str, second: tuple[str,
     """
     if relation in _OPPOSITE:
         first, relation, second = second, _OPPOSITE[relation], first
-    return _hash01(f"triple/{first}/{relation}/{second}") < HELD_OUT_SHARE
+    return hash01(f"triple/{first}/{relation}/{second}") < HELD_OUT_SHARE
 
 
 def held_out_reasons(scene: Scene) -> frozenset[str]:
