@@ -16,19 +16,17 @@ atomic step: a reader, or a process killed half-way, finds the old weights or th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
 import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 import imagen_jax
 from imagen_jax.config import CascadeConfig, from_json_dict, to_json_dict
@@ -101,7 +99,7 @@ def save_stage(
     tokenizer_hash: str,
     *,
     dtype: str = "float32",
-) -> Path:
+) -> epath.Path:
     """Writes or atomically replaces the artefact of one stage of a run.
 
     Args:
@@ -117,14 +115,12 @@ def save_stage(
     Raises:
       UserError: values do not fit float16.
     """
-    directory = Path(directory)
+    directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    temporary, record = _write_weights(directory, stage_name, ema_params, training_summary, dtype)
+    data, record = _serialize(stage_name, ema_params, training_summary, dtype)
     record["file"] = f"{stage_name}-{record['sha256'][:12]}.safetensors"
-    os.replace(temporary, directory / record["file"])
-    _write_config(
-        directory, cascade_config, encoder_identity, tokenizer_hash, {stage_name: record}
-    )
+    _replace(directory / record["file"], data)
+    _write_config(directory, cascade_config, encoder_identity, tokenizer_hash, {stage_name: record})
     for old in directory.glob(f"{stage_name}-*.safetensors"):
         if old.name != record["file"]:
             old.unlink(missing_ok=True)
@@ -139,44 +135,41 @@ def save_cascade(
     Raises:
       UserError: values do not fit float16.
     """
-    directory = Path(directory)
+    directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     records = {}
     for name, stage in artefact.stages.items():
         summary = stage.training | {"steps": stage.steps, "images_seen": stage.images_seen}
-        temporary, record = _write_weights(directory, name, stage.params, summary, dtype)
+        data, record = _serialize(name, stage.params, summary, dtype)
         record["file"] = f"{name}.safetensors"
-        os.replace(temporary, directory / record["file"])
+        _replace(directory / record["file"], data)
         records[name] = record
     _write_config(
         directory, artefact.config, artefact.encoder_identity, artefact.tokenizer_hash, records
     )
 
 
-def _write_weights(
-    directory: Path, stage_name: str, params: Params, summary: Mapping[str, Any], dtype: str
-) -> tuple[Path, dict[str, Any]]:
-    """Writes a temporary safetensors file; returns it and its record for `config.json`."""
-    from safetensors.numpy import save_file
+def _serialize(
+    stage_name: str, params: Params, summary: Mapping[str, Any], dtype: str
+) -> tuple[bytes, dict[str, Any]]:
+    """The content of a safetensors file and its record for `config.json`."""
+    from safetensors.numpy import save
 
     if dtype not in ("float16", "float32"):
         raise UserError(f"weights are saved as float16 or float32, not {dtype!r}")
     flat = {}
     for path, value in _flatten(params).items():
+        value = np.asarray(value)
         with np.errstate(over="ignore"):
-            flat[path] = np.ascontiguousarray(np.asarray(value), dtype)
-        if dtype == "float16" and not np.isfinite(flat[path]).all():
+            flat[path] = np.ascontiguousarray(value, dtype)
+        if np.isinf(flat[path]).any() and np.isfinite(value).all():
             raise UserError(
                 f"{stage_name}: {path} has values beyond float16 (65504); save it as float32"
             )
     # A single metadata entry: the order of several is not fixed, and the hash would change.
-    temporary = directory / f".{stage_name}.{os.getpid()}.tmp"
-    save_file(flat, temporary, metadata={"format": f"imagen_jax {FORMAT_VERSION}"})
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return temporary, {
-        "sha256": digest,
+    data = save(flat, metadata={"format": f"imagen_jax {FORMAT_VERSION}"})
+    return data, {
+        "sha256": hashlib.sha256(data).hexdigest(),
         "dtype": dtype,
         "num_parameters": int(sum(value.size for value in flat.values())),
         "images_seen": int(summary["images_seen"]),
@@ -186,7 +179,7 @@ def _write_weights(
 
 
 def _write_config(
-    directory: Path,
+    directory: epath.Path,
     config: CascadeConfig,
     encoder_identity: str,
     tokenizer_hash: str,
@@ -199,27 +192,15 @@ def _write_config(
         "text": {"encoder_identity": encoder_identity, "tokenizer_hash": tokenizer_hash},
         "stages": records,
     }
-    with atomic_file(directory / CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    _replace(directory / CONFIG_FILE, text.encode("utf-8"))
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same directory that becomes `path` at the end."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    # mkstemp makes files that only the owner reads; a shared workdir is read by others.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _replace(path: epath.Path, data: bytes) -> None:
+    """Writes `data` beside `path` and renames it: `path` is never half-written."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -234,7 +215,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
       UserError: nothing there, damaged or altered files, an unknown format version, stages of a
         workdir that were trained with different text encoders.
     """
-    path = Path(path)
+    path = epath.Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give the directory of a run or of its weights")
     if (path / CONFIG_FILE).is_file():
@@ -255,14 +236,17 @@ def load_shipped(name: str) -> Artefact | None:
     """The weights that ship in the package as `weights/<name>/`, or None if there are none."""
     if not re.fullmatch(r"[\w-]+", name):
         return None
-    directory = Path(str(importlib.resources.files("imagen_jax"))) / "weights" / name
+    directory = _shipped_root() / name
     return _load_directory(directory) if (directory / CONFIG_FILE).is_file() else None
 
 
 def shipped_names() -> list[str]:
     """Names that `load_shipped` knows."""
-    root = Path(str(importlib.resources.files("imagen_jax"))) / "weights"
-    return sorted(p.parent.name for p in root.glob(f"*/{CONFIG_FILE}"))
+    return sorted(p.parent.name for p in _shipped_root().glob(f"*/{CONFIG_FILE}"))
+
+
+def _shipped_root() -> epath.Path:
+    return epath.Path(str(importlib.resources.files("imagen_jax"))) / "weights"
 
 
 def check_params(stage_name: str, params: Params, expected: Params) -> None:
@@ -289,7 +273,7 @@ def check_params(stage_name: str, params: Params, expected: Params) -> None:
         )
 
 
-def _load_directory(directory: Path) -> Artefact:
+def _load_directory(directory: epath.Path) -> Artefact:
     while True:
         text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
         try:
@@ -300,7 +284,7 @@ def _load_directory(directory: Path) -> Artefact:
                 raise
 
 
-def _load_as_described(directory: Path, text: str) -> Artefact:
+def _load_as_described(directory: epath.Path, text: str) -> Artefact:
     config_path = directory / CONFIG_FILE
     try:
         content = json.loads(text)
@@ -318,28 +302,27 @@ def _load_as_described(directory: Path, text: str) -> Artefact:
             encoder_identity=content["text"]["encoder_identity"],
             tokenizer_hash=content["text"]["tokenizer_hash"],
             stages={
-                name: _read_weights(directory, record)
-                for name, record in content["stages"].items()
+                name: _read_weights(directory, record) for name, record in content["stages"].items()
             },
         )
     except KeyError as error:
         raise UserError(f"{config_path} lacks the entry {error}") from error
 
 
-def _read_weights(directory: Path, record: Mapping[str, Any]) -> StageWeights:
-    from safetensors.numpy import load_file
+def _read_weights(directory: epath.Path, record: Mapping[str, Any]) -> StageWeights:
+    from safetensors.numpy import load
 
     path = directory / record["file"]
     if not path.is_file():
         raise UserError(f"{path} is missing: copy the whole directory, or export it again")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
     if digest != record["sha256"]:
         raise UserError(
             f"{path} is damaged or was altered: its sha256 is {digest[:12]}..., "
             f"{CONFIG_FILE} says {record['sha256'][:12]}.... Fetch or export it again"
         )
-    flat = {name: value.astype(np.float32) for name, value in load_file(path).items()}
+    flat = {name: value.astype(np.float32) for name, value in load(data).items()}
     return StageWeights(
         params=_unflatten(flat),
         sha256=digest,
@@ -350,7 +333,7 @@ def _read_weights(directory: Path, record: Mapping[str, Any]) -> StageWeights:
     )
 
 
-def _merge(workdir: Path, parts: list[Artefact]) -> Artefact:
+def _merge(workdir: epath.Path, parts: list[Artefact]) -> Artefact:
     """The stages of one run, each with its own configuration, as one artefact."""
     first = parts[0]
     stages, configs = {}, dict(first.config.stages)

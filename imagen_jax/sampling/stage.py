@@ -12,6 +12,7 @@ batch that it is drawn in.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -33,7 +34,7 @@ INITIAL_NOISE, STEP_NOISE, LOW_RES_NOISE = range(3)
 class SampleSettings:
     """`SampleConfig` for a program: scalars traced, choices that change the program static.
 
-    Attributes: see `SampleConfig`. `threshold_cap` is infinite for none.
+    Attributes: see `SampleConfig`.
     """
 
     guidance_weight: Array
@@ -54,10 +55,12 @@ def make_settings(config: SampleConfig, name: str = "settings") -> SampleSetting
       UserError: a value out of range, such as a percentile of 0.995.
     """
     validate_sample(name, config)
+    if not math.isfinite(config.guidance_weight):
+        raise UserError(f"{name}.guidance_weight={config.guidance_weight} must be finite")
     return SampleSettings(
         guidance_weight=jnp.float32(config.guidance_weight),
         percentile=jnp.float32(config.percentile),
-        threshold_cap=jnp.float32(config.threshold_cap or jnp.inf),
+        threshold_cap=jnp.float32(config.threshold_cap),
         eta=jnp.float32(config.eta),
         gamma=jnp.float32(config.gamma),
         aug_level=jnp.float32(config.aug_level),
@@ -120,7 +123,7 @@ def sample_stage(
 
 
 def picture_keys(seeds: Array, stage_index: int) -> Array:
-    """`[B]` keys from `[B]` integer seeds: fold_in(key(seed), place of the stage in the cascade)."""
+    """`[B]` keys from `[B]` integer seeds and the place of the stage in the cascade."""
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), stage_index))(seeds)
 
 
@@ -136,11 +139,10 @@ def _sample(
     diffusion: DiffusionConfig,
     resolution: int,
 ) -> Array:
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     features = project_text(model, params, jax.tree.map(_interleave, text, null_text(text)))
     condition = {}
     if low_res is not None:
-        eps = _normal(fold_in(keys, LOW_RES_NOISE), low_res.shape[1:])
+        eps = samplers.draw_noise(keys, LOW_RES_NOISE, low_res.shape[1:])
         aug_level = jnp.broadcast_to(settings.aug_level, (low_res.shape[0],))
         noisy = augmentation.noise_low_res(low_res, aug_level, eps)
         noisy = augmentation.upsample(noisy, resolution // low_res.shape[1])
@@ -160,11 +162,11 @@ def _sample(
             x_hat, settings.threshold, settings.percentile, settings.threshold_cap
         )
 
-    z_1 = _normal(fold_in(keys, INITIAL_NOISE), (resolution, resolution, 3))
+    z_1 = samplers.draw_noise(keys, INITIAL_NOISE, (resolution, resolution, 3))
     return samplers.sample(
         denoise,
         z_1,
-        fold_in(keys, STEP_NOISE),
+        jax.vmap(lambda key: jax.random.fold_in(key, STEP_NOISE))(keys),
         schedules.make_schedule(diffusion, resolution),
         settings.num_steps,
         _step(settings),
@@ -183,8 +185,3 @@ def _step(settings: SampleSettings) -> Callable[..., Array]:
 def _interleave(a: Array, b: Array) -> Array:
     """`[B, ...]` and `[B, ...]` to `[2B, ...]`: a_0, b_0, a_1, b_1, ..."""
     return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
-
-
-def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """`[B, *shape]` float32 normal noise, each row from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

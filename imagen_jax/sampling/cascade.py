@@ -1,0 +1,361 @@
+"""A loaded cascade: prompts in, pictures out.
+
+    from imagen_jax.sampling import Cascade
+
+    cascade = Cascade.from_name("shapes")            # weights that ship with the package
+    cascade = Cascade.from_directory("runs/mine")    # a run, also while it trains
+    result = cascade(["a red circle"], num_images=4, seed=0)
+    result.images["base"]                            # [4, H, W, 3] uint8
+    result.pil()[0].show()                           # the last stage as PIL images
+    result.save("out")                               # PNGs with metadata, and grids
+
+    settings = {"base": dataclasses.replace(cascade.settings("base"), guidance_weight=5.0)}
+    cascade("a blue square", stages=["base"], settings=settings)
+    cascade("a blue square", start_image="mine.png")  # super-resolution of one's own picture
+
+Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
+not on the other prompts, the number of pictures or the batch size (to the rounding of sums).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imagen_jax.config import SampleConfig, StageConfig
+from imagen_jax.diffusion import augmentation
+from imagen_jax.errors import UserError
+from imagen_jax.models import build_model, init_params
+from imagen_jax.sampling import artefact as artefact_lib
+from imagen_jax.sampling import images
+from imagen_jax.sampling.artefact import Artefact
+from imagen_jax.sampling.result import Result
+from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.text.encoder import TextEncoder, load_encoder
+from imagen_jax.types import TextCond, normalize_image, to_uint8
+
+logger = logging.getLogger("imagen_jax")
+
+# About a megapixel at once fits every device, and small pictures fill it.
+PIXELS_PER_BATCH = 2**20
+LARGEST_BATCH = 64
+PROMPTS_PER_ENCODING = 32
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cascade:
+    """A set of trained stages with their text encoder; see the module's docstring.
+
+    Attributes:
+      artefact: configuration, provenance and parameters (on the default device).
+      encoder: the text encoder that all stages were trained with.
+      models: networks by stage.
+    """
+
+    artefact: Artefact
+    encoder: TextEncoder
+    models: dict[str, nn.Module]
+
+    @classmethod
+    def from_directory(
+        cls, path: str | os.PathLike[str], *, text_encoder: str | None = None
+    ) -> Cascade:
+        """Loads an exported cascade, a run (`workdir`) or one stage of a run.
+
+        Args:
+          text_encoder: where the text encoder lies, if not where it lay in training.
+
+        Raises:
+          UserError: no or damaged weights, another text encoder than in training.
+        """
+        return cls.from_artefact(artefact_lib.load(path), text_encoder=text_encoder)
+
+    @classmethod
+    def from_name(cls, name: str, *, text_encoder: str | None = None) -> Cascade:
+        """Loads weights that ship with the package. Raises UserError for an unknown name."""
+        artefact = artefact_lib.load_shipped(name)
+        if artefact is None:
+            names = ", ".join(artefact_lib.shipped_names()) or "none"
+            raise UserError(
+                f"no weights ship under the name {name!r} (there are: {names}). Train them: "
+                f"python train.py --config=configs/{name}.py --workdir=runs/{name}"
+            )
+        return cls.from_artefact(artefact, text_encoder=text_encoder)
+
+    @classmethod
+    def from_artefact(cls, artefact: Artefact, *, text_encoder: str | None = None) -> Cascade:
+        """Builds the networks for weights that are already read."""
+        text_config = artefact.config.text
+        if text_encoder is not None:
+            text_config = dataclasses.replace(text_config, encoder=text_encoder)
+        encoder = load_encoder(text_config)
+        _check_encoder(encoder, artefact)
+        models, stages = {}, {}
+        for name, stage in artefact.config.ordered_stages().items():
+            if name not in artefact.stages:
+                continue
+            models[name] = build_model(
+                stage.model,
+                resolution=stage.resolution,
+                low_res=stage.low_resolution > 0,
+                text_dim=encoder.dim,
+            )
+            expected = jax.eval_shape(lambda key, m=models[name]: init_params(m, key), _any_key())
+            weights = artefact.stages[name]
+            artefact_lib.check_params(name, weights.params, expected)
+            params = jax.tree.map(jnp.asarray, weights.params)
+            stages[name] = dataclasses.replace(weights, params=params)
+        return cls(dataclasses.replace(artefact, stages=stages), encoder, models)
+
+    def settings(self, stage: str) -> SampleConfig:
+        """The settings that the weights' configuration gives a stage. Raises UserError."""
+        if stage not in self.models:
+            raise UserError(self._unknown(stage))
+        return self.artefact.config.stages[stage].sample
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = 4,
+        seed: int = 0,
+        stages: Sequence[str] | None = None,
+        start_image: Any = None,
+        settings: Mapping[str, SampleConfig] | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Draws pictures.
+
+        Args:
+          prompts: any text, also empty. What is longer than the encoder reads is cut, with a
+            warning.
+          num_images: pictures per prompt.
+          seed: of the first picture of each prompt; the others follow.
+          stages: consecutive stages to run, in order; default: all that have weights, those after
+            the base if there is a `start_image`.
+          start_image: a file, a PIL image or `[H, W, 3]` uint8 for the first (super-resolution)
+            stage; cut to a centred square and resized to the stage's low resolution unless it has
+            that size.
+          settings: by stage; default: those of the configuration.
+          batch_size: pictures at once; default: about a megapixel.
+          progress: show a bar.
+
+        Raises:
+          UserError: any of these out of range, stages that do not fit together, an unreadable
+            picture.
+        """
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        _check_request(prompts, num_images, seed, batch_size)
+        stages = self.chain(stages, start_image is not None)
+        unknown = [name for name in settings or {} if name not in stages]
+        if unknown:
+            raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(stages)}")
+        used = {name: (settings or {}).get(name, self.settings(name)) for name in stages}
+        programs = {name: make_settings(config, name) for name, config in used.items()}
+        seeds = tuple(range(seed, seed + num_images))
+        total = len(prompts) * num_images
+        low_res = None
+        if start_image is not None:
+            side = self.artefact.config.stages[stages[0]].low_resolution
+            low_res = np.broadcast_to(low_res_picture(start_image, side), (total, side, side, 3))
+
+        text = self._encode(prompts)
+        row_prompt = np.repeat(np.arange(len(prompts)), num_images)
+        row_seed = np.tile(np.asarray(seeds, np.uint32), len(prompts))
+        order = list(self.artefact.config.ordered_stages())
+        drawn = {}
+        costs = {
+            name: used[name].num_steps * self.artefact.config.stages[name].resolution ** 2
+            for name in stages
+        }
+        with _progress_bar(total * sum(costs.values()), disable=not progress) as bar:
+            for name in stages:
+                stage = self.artefact.config.stages[name]
+                size = batch_size or _default_batch_size(stage.resolution)
+                size = min(size, total)
+                pictures = []
+                for start in range(0, total, size):
+                    number = start // size + 1
+                    bar.set_description(f"{name} {number}/{-(-total // size)}")
+                    # The last batch is filled up with its last row, so that nothing recompiles.
+                    rows = np.minimum(np.arange(start, start + size), total - 1)
+                    x = sample_stage(
+                        self.models[name],
+                        stage,
+                        self.artefact.stages[name].params,
+                        jax.tree.map(lambda a, r=rows: a[row_prompt[r]], text),
+                        picture_keys(row_seed[rows], order.index(name)),
+                        programs[name],
+                        None if low_res is None else normalize_image(jnp.asarray(low_res[rows])),
+                    )
+                    if not bool(jnp.isfinite(x).all()):
+                        raise UserError(
+                            f"stage {name!r} drew values that are not finite: its training has "
+                            "diverged, or the guidance weight is far too large"
+                        )
+                    kept = min(size, total - start)
+                    pictures.append(np.asarray(to_uint8(x))[:kept])
+                    bar.update(kept * costs[name])
+                # The next stage sees 8 bits, as from a file: so it can be run on its own later.
+                drawn[name] = low_res = np.concatenate(pictures)
+        return Result(
+            images=drawn,
+            prompts=prompts,
+            seeds=seeds,
+            settings=used,
+            weights={name: self.artefact.stages[name].sha256 for name in stages},
+        )
+
+    def chain(self, stages: Sequence[str] | None, has_picture: bool) -> list[str]:
+        """The stages that a call with these `stages` runs, in order.
+
+        Raises:
+          UserError: unknown or untrained stages, stages that do not follow each other, or whose
+            first needs or does not take a picture.
+        """
+        config = self.artefact.config
+        order = list(config.ordered_stages())
+        if stages is None:
+            stages = []
+            for name in order:
+                if has_picture and not config.stages[name].low_resolution:
+                    continue
+                if name not in self.models and (stages or not has_picture):
+                    break
+                if name in self.models:
+                    stages.append(name)
+            if not stages:
+                needed = order[-1] if has_picture else order[0]
+                raise UserError(self._unknown(needed))
+        for name in stages:
+            if name not in self.models:
+                raise UserError(self._unknown(name))
+        if not stages:
+            raise UserError(f"no stage is chosen; the stages are {', '.join(self.models)}")
+        first: StageConfig = config.stages[stages[0]]
+        if not has_picture and first.low_resolution:
+            raise UserError(
+                f"stage {stages[0]!r} enlarges pictures of {first.low_resolution} px: start with "
+                f"{order[0]!r}, or give it a picture (--start_image=FILE)"
+            )
+        if has_picture and not first.low_resolution:
+            raise UserError(
+                f"stage {stages[0]!r} draws from noise and takes no start image: start with a "
+                "super-resolution stage"
+            )
+        place = order.index(stages[0])
+        if list(stages) != order[place : place + len(stages)]:
+            raise UserError(
+                f"stages {', '.join(stages)} do not follow each other; the order is "
+                f"{', '.join(order)}"
+            )
+        return list(stages)
+
+    def _unknown(self, stage: str) -> str:
+        config = self.artefact.config
+        if stage not in config.stages:
+            return f"there is no stage {stage!r}; the stages are {', '.join(config.stages)}"
+        return (
+            f"stage {stage!r} has no weights yet (there are: {', '.join(self.models) or 'none'}). "
+            f"Train it: python train.py --config=configs/{config.name}.py "
+            f"--workdir=runs/{config.name} --stage={stage}"
+        )
+
+    def _encode(self, prompts: tuple[str, ...]) -> TextCond:
+        """`[P, L, D]` text on the host."""
+        before = self.encoder.tokenizer.num_truncated
+        parts = [
+            jax.device_get(self.encoder.encode_captions(prompts[i : i + PROMPTS_PER_ENCODING]))
+            for i in range(0, len(prompts), PROMPTS_PER_ENCODING)
+        ]
+        cut = self.encoder.tokenizer.num_truncated - before
+        if cut:
+            logger.warning(
+                "%d of %d prompts are longer than the %d tokens that the text encoder reads; "
+                "the rest of them is ignored",
+                cut,
+                len(prompts),
+                self.encoder.max_length,
+            )
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def low_res_picture(picture: Any, side: int) -> np.ndarray:
+    """`picture` (see `Cascade.__call__`) as `[side, side, 3]` uint8. Raises UserError."""
+    if isinstance(picture, (str, os.PathLike)):
+        picture = images.read_image(picture)
+    elif not isinstance(picture, np.ndarray):
+        picture = np.asarray(picture.convert("RGB"))
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise UserError(
+            f"a start image is [H, W, 3] uint8, not {list(picture.shape)} {picture.dtype}"
+        )
+    height, width, _ = picture.shape
+    square = min(height, width)
+    if height != width:
+        logger.warning(
+            "the start image is %dx%d pixels; its centre of %d pixels squared is used",
+            width,
+            height,
+            square,
+        )
+        top, left = (height - square) // 2, (width - square) // 2
+        picture = picture[top : top + square, left : left + square]
+    if square == side:
+        return picture
+    x = normalize_image(jnp.asarray(picture))[None]
+    return np.asarray(to_uint8(augmentation.resize(x, side, side))[0])
+
+
+def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:
+    for what, have, want in (
+        ("text encoder", encoder.identity, artefact.encoder_identity),
+        ("tokenizer", encoder.tokenizer_hash, artefact.tokenizer_hash),
+    ):
+        if have != want:
+            raise UserError(
+                f"these weights were trained with another {what} ({want[:12]}...) than "
+                f"{artefact.config.text.encoder!r} is now ({have[:12]}...): give the original one "
+                "with --text_encoder=DIR"
+            )
+
+
+def _check_request(
+    prompts: tuple[str, ...], num_images: int, seed: int, batch_size: int | None
+) -> None:
+    if not prompts:
+        raise UserError("no prompt is given")
+    wrong = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    if wrong:
+        raise UserError(f"a prompt is a string, not {wrong[0]!r}")
+    if num_images < 1:
+        raise UserError(f"num_images={num_images} must be at least 1")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    if not 0 <= seed <= 2**32 - num_images:
+        raise UserError(f"seed={seed} must be in [0, 2^32 - num_images]")
+
+
+def _default_batch_size(resolution: int) -> int:
+    return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // resolution**2))
+
+
+def _any_key() -> jax.Array:
+    return jax.random.key(0)
+
+
+def _progress_bar(total: int, *, disable: bool):
+    """A bar in units of pixels times steps, so that the stages' different cost counts."""
+    from tqdm import tqdm
+
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+    return tqdm(total=total, disable=disable, bar_format=layout)

@@ -1,0 +1,154 @@
+"""Pictures as files: reading the user's, PNGs that say how they were made, labelled grids."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from imagen_jax.errors import UserError
+
+PADDING = 4
+FONT_SIZE = 14
+LABEL_LINES = 2
+SMALLEST_SIDE = 128
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """A picture file as `[H, W, 3]` uint8, upright, transparency on white.
+
+    Raises:
+      UserError: the file is missing or no readable picture.
+    """
+    from PIL import Image, ImageOps
+
+    path = epath.Path(path)
+    if not path.is_file():
+        raise UserError(f"picture {path} does not exist")
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
+        image = image.convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}") from error
+    white = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+
+
+def save_png(
+    path: str | os.PathLike[str], picture: np.ndarray, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a PNG.
+
+    Args:
+      picture: `[H, W, 3]` uint8.
+      metadata: text entries of the file; anything but a string is written as JSON. The same
+        mapping is written to a `.json` file beside the picture.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    path = epath.Path(path)
+    info = PngInfo()
+    for name, value in (metadata or {}).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        info.add_itxt(name, printable(text, keep_lines=True))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
+    path.write_bytes(buffer.getvalue())
+    if metadata is not None:
+        text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
+        path.with_suffix(".json").write_bytes(text.encode("utf-8") + b"\n")
+
+
+def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """One row of pictures per label, the label above its row.
+
+    Small pictures are enlarged by a whole factor without smoothing, so that labels fit.
+
+    Args:
+      pictures: `[rows, columns, H, W, 3]` uint8.
+      labels: one per row; any text, cut to two lines.
+
+    Returns: `[H', W', 3]` uint8.
+    """
+    from PIL import Image, ImageDraw
+
+    rows, columns, height, width, _ = pictures.shape
+    factor = max(1, SMALLEST_SIDE // min(height, width))
+    pictures = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
+    height, width = height * factor, width * factor
+    font = _font()
+    line_height = FONT_SIZE + 4
+    texts = [
+        _wrap(printable(label), columns * (width + PADDING) - PADDING, font) for label in labels
+    ]
+    label_heights = [len(lines) * line_height for lines in texts]
+    total_height = rows * (height + 2 * PADDING) + sum(label_heights) + PADDING
+    canvas = Image.new("RGB", (columns * (width + PADDING) + PADDING, total_height), "white")
+    draw = ImageDraw.Draw(canvas)
+    y = PADDING
+    for row, lines in enumerate(texts):
+        for line in lines:
+            draw.text((PADDING, y), line, fill="black", font=font)
+            y += line_height
+        for column in range(columns):
+            x = PADDING + column * (width + PADDING)
+            canvas.paste(Image.fromarray(pictures[row, column]), (x, y))
+        y += height + 2 * PADDING
+    return np.asarray(canvas)
+
+
+def printable(text: str, keep_lines: bool = False) -> str:
+    """`text` as valid UTF-8 (halves of surrogate pairs become "?"), by default on one line."""
+    text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    return text if keep_lines else " ".join(text.split())
+
+
+def _font():
+    """DejaVu Sans if the system has it (more scripts), else the font that Pillow carries.
+
+    Neither draws every script: what is missing appears as an empty box.
+    """
+    from PIL import ImageFont
+
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
+        try:
+            return ImageFont.truetype(name, FONT_SIZE)
+        except OSError:
+            continue
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _wrap(text: str, width: int, font) -> list[str]:
+    """At most `LABEL_LINES` lines of at most `width` pixels; the rest becomes "..."."""
+    lines = []
+    rest = text
+    while rest and len(lines) < LABEL_LINES:
+        count = _fitting(rest, width, font)
+        if count < len(rest):
+            if len(lines) == LABEL_LINES - 1:
+                count = _fitting(rest, width - int(font.getlength("...")), font)
+                return [*lines, rest[:count].rstrip() + "..."]
+            space = rest.rfind(" ", 0, count + 1)
+            count = space if space > 0 else count
+        lines.append(rest[:count].rstrip())
+        rest = rest[count:].lstrip()
+    return lines or [""]
+
+
+def _fitting(text: str, width: int, font) -> int:
+    """How many characters of `text` fit into `width` pixels, at least one."""
+    # No character of interest is narrower than a pixel, so a longer text need not be measured.
+    low, high = 1, min(len(text), max(width, 1))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if font.getlength(text[:middle]) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return low

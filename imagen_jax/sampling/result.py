@@ -1,0 +1,73 @@
+"""What a cascade returns: pictures and how they were made."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+import imagen_jax
+from imagen_jax.config import SampleConfig
+from imagen_jax.sampling import images
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """Pictures and how they were made.
+
+    Attributes:
+      images: by stage, `[P * N, H, W, 3]` uint8: all N pictures of the first prompt first.
+      prompts: the P prompts.
+      seeds: the N seeds, the same for every prompt.
+      settings: by stage.
+      weights: by stage, sha256 of the weights file.
+    """
+
+    images: dict[str, np.ndarray]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: dict[str, SampleConfig]
+    weights: dict[str, str]
+
+    def pil(self, stage: str | None = None) -> list[Any]:
+        """The pictures of `stage` (default: the last) as `PIL.Image.Image`."""
+        from PIL import Image
+
+        last = list(self.images)[-1]
+        return [Image.fromarray(picture) for picture in self.images[stage or last]]
+
+    def metadata(self, stage: str) -> dict[str, Any]:
+        """What all pictures of a stage have in common, JSON-like."""
+        return {
+            "software": f"imagen_jax {imagen_jax.__version__}",
+            "stage": stage,
+            # A stage's picture follows from the settings and weights of those before it, too.
+            "stages": list(self.images)[: list(self.images).index(stage) + 1],
+            "settings": {name: dataclasses.asdict(s) for name, s in self.settings.items()},
+            "weights": self.weights,
+        }
+
+    def save(self, directory: str | os.PathLike[str]) -> list[epath.Path]:
+        """Writes `<stage>/<prompt>_seed<seed>.png` and a labelled `grid_<stage>.png` per stage.
+
+        Every PNG carries its prompt, seed, settings and the weights' hashes, and has them in a
+        `.json` beside it. Returns the paths of the grids.
+        """
+        directory = epath.Path(directory)
+        grids = []
+        for stage, pictures in self.images.items():
+            (directory / stage).mkdir(parents=True, exist_ok=True)
+            common = self.metadata(stage)
+            rows = pictures.reshape(len(self.prompts), len(self.seeds), *pictures.shape[1:])
+            for number, (prompt, row) in enumerate(zip(self.prompts, rows, strict=True)):
+                for seed, picture in zip(self.seeds, row, strict=True):
+                    path = directory / stage / f"{number:03d}_seed{seed}.png"
+                    images.save_png(path, picture, {"prompt": prompt, "seed": seed, **common})
+            grids.append(directory / f"grid_{stage}.png")
+            grid = images.labelled_grid(rows, self.prompts)
+            about = {"prompts": list(self.prompts), "seeds": list(self.seeds), **common}
+            images.save_png(grids[-1], grid, about)
+        return grids
