@@ -1,0 +1,108 @@
+"""Attention over pixels and text: one function and the layer that uses it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imagen_jax.models.layers import GroupNorm
+from imagen_jax.types import Array
+
+# A finite number: a row without any valid key gives a mean of the values, not NaN.
+MASKED = -1e30
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+    """Scaled dot-product attention with a float32 softmax.
+
+    Args:
+      q: `[B, Q, N, D]` queries of N heads.
+      k: `[B, K, N, D]` keys.
+      v: `[B, K, N, D]` values.
+      mask: `[B, K]` bool, False for keys that must not be seen; None sees all.
+
+    Returns:
+      `[B, Q, N, D]` in the dtype of `v`.
+    """
+    scale = q.shape[-1] ** -0.5
+    logits = jnp.einsum("bqnd,bknd->bnqk", q * scale, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+class ImageAttention(nn.Module):
+    """Residual attention whose queries are the pixels.
+
+    Attributes:
+      width: sum of the widths of the heads (2 C in Fig. A.28 of the paper, C in the base).
+      head_dim: channels per head; divides `width`.
+      see_image: the pixels are keys too; otherwise only the text is (cross-attention).
+      dtype: compute dtype.
+    """
+
+    width: int
+    head_dim: int
+    see_image: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array, text: tuple[Array, Array, Array] | None) -> Array:
+        """`x` `[B, H, W, C]` and text (keys, values `[B, L, N, D]`, mask `[B, L]`) to `x + h`.
+
+        Text keys are appended to the pixels' own (section 2.5), as they come from
+        `TextProjection`, which holds their weights.
+        """
+        b, height, width, c = x.shape
+        heads = (b, height * width, self.width // self.head_dim, self.head_dim)
+        h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, c)
+
+        def project(name: str) -> Array:
+            return nn.Dense(self.width, dtype=self.dtype, name=name)(h).reshape(heads)
+
+        q, k, v, mask = project("query"), None, None, None
+        if self.see_image:
+            k, v = project("key"), project("value")
+        if text is not None:
+            text_k, text_v, mask = text
+            if self.see_image:
+                k = jnp.concatenate([k, text_k], axis=1)
+                v = jnp.concatenate([v, text_v], axis=1)
+                pixels = jnp.ones((b, height * width), bool)
+                mask = jnp.concatenate([pixels, mask], axis=1)
+            else:
+                k, v = text_k, text_v
+        h = attention(q, k, v, mask).reshape(b, height * width, self.width)
+        # Zero at first: the layer starts as the identity (ADM).
+        h = nn.Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
+        return x + h.reshape(x.shape)
+
+
+def attend(
+    x: Array,
+    text: tuple[Array, Array, Array] | None,
+    *,
+    self_attention: bool,
+    text_attention: str,
+    expansion: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+) -> Array:
+    """The attention of a place in the network; call it inside a compact method.
+
+    `text_attention` is "none", "joint" (with self-attention) or "cross" (a layer of its own, after
+    the self-attention if there is one). `x` `[B, H, W, C]`, text as for `ImageAttention`.
+    """
+    width = expansion * x.shape[-1]
+    if self_attention:
+        layer = ImageAttention(width, head_dim, see_image=True, dtype=dtype, name="attention")
+        x = layer(x, text if text_attention == "joint" else None)
+    if text_attention == "cross":
+        layer = ImageAttention(
+            width, head_dim, see_image=False, dtype=dtype, name="cross_attention"
+        )
+        x = layer(x, text)
+    return x

@@ -1,0 +1,131 @@
+"""Everything that the U-Net needs of a text: made once per text, not once per sampling step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imagen_jax.models.attention import attention
+from imagen_jax.types import Array, TextCond
+
+NORM_EPS = 1e-5
+POOL_HEAD_DIM = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLayer:
+    """A group of attention layers that see the text.
+
+    Attributes:
+      name: of the group, for example "down_1_blocks".
+      width: sum of the widths of the heads.
+      head_dim: channels per head.
+      count: layers whose parameters are stacked; 0 for a single layer without stacking.
+    """
+
+    name: str
+    width: int
+    head_dim: int
+    count: int = 0
+
+
+@flax.struct.dataclass
+class TextFeatures:
+    """Projected text.
+
+    Attributes:
+      pooled: `[B, E]` f32, added to the time embedding.
+      keys: by name of the `TextLayer`, `[B, L, N, D]`, or `[count, B, L, N, D]` if stacked.
+      values: like `keys`.
+      mask: `[B, L]` bool, True where a token is valid.
+    """
+
+    pooled: Array
+    keys: dict[str, Array]
+    values: dict[str, Array]
+    mask: Array
+
+
+class _Heads(nn.Module):
+    """A linear map of `[B, L, D]` to heads, for one layer or for `layer.count` stacked ones."""
+
+    layer: TextLayer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        layer = self.layer
+        stack = (layer.count,) if layer.count else ()
+        init = nn.initializers.lecun_normal(batch_axis=tuple(range(len(stack))))
+        kernel = self.param("kernel", init, (*stack, x.shape[-1], layer.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
+        n = "n" if stack else ""
+        h = jnp.einsum(f"bld,{n}df->{n}blf", x, kernel.astype(self.dtype))
+        h = h + bias.astype(self.dtype)[..., None, None, :]
+        return h.reshape(*h.shape[:-1], layer.width // layer.head_dim, layer.head_dim)
+
+
+class _KeysValues(nn.Module):
+    layer: TextLayer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        key = _Heads(self.layer, self.dtype, name="key")(x)
+        return key, _Heads(self.layer, self.dtype, name="value")(x)
+
+
+class AttentionPool(nn.Module):
+    """Attention pooling of a token sequence: the mean token attends over itself and all tokens.
+
+    The paper names the method (`feature_pooling_type "attention"`) and nothing more.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """`x` `[B, L, D]` (0 where `mask` `[B, L]` is False) to `[B, width]` f32."""
+        b = x.shape[0]
+        head_dim = POOL_HEAD_DIM if self.width % POOL_HEAD_DIM == 0 else self.width
+        count = jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.float32), 1.0)
+        mean = jnp.sum(x * mask[..., None].astype(x.dtype), axis=1) / count[:, None]
+        x = jnp.concatenate([mean[:, None], x], axis=1)
+        mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
+
+        def project(x: Array, name: str) -> Array:
+            h = nn.Dense(self.width, name=name)(x)
+            return h.reshape(b, -1, self.width // head_dim, head_dim)
+
+        q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
+        return nn.Dense(self.width, name="out")(attention(q, k, v, mask).reshape(b, self.width))
+
+
+class TextProjection(nn.Module):
+    """LayerNorm (section 2.5: "helps considerably"), keys and values of all layers, pooled text.
+
+    One LayerNorm serves the keys and values of all layers: the linear map that follows absorbs a
+    layer's own scale and bias. The pooled vector has no norm of its own after it, because the null
+    text is all zeros, where a norm is almost discontinuous.
+    """
+
+    layers: tuple[TextLayer, ...]
+    embed_dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, text: TextCond) -> TextFeatures:
+        # Replaced before anything is computed, so that not even NaN in a padded row gets through.
+        tokens = jnp.where(text.mask[..., None], text.tokens.astype(jnp.float32), 0.0)
+        pool_tokens = nn.LayerNorm(epsilon=NORM_EPS, name="pool_norm")(tokens)
+        pooled = AttentionPool(self.embed_dim, name="pool")(pool_tokens, text.mask)
+        keys, values = {}, {}
+        if self.layers:
+            tokens = nn.LayerNorm(epsilon=NORM_EPS, name="norm")(tokens).astype(self.dtype)
+        for layer in self.layers:
+            project = _KeysValues(layer, self.dtype, name=layer.name)
+            keys[layer.name], values[layer.name] = project(tokens)
+        return TextFeatures(pooled=pooled, keys=keys, values=values, mask=text.mask)
