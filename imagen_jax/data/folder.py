@@ -6,7 +6,6 @@ import collections
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from imagen_jax.data.images import decode_image
@@ -63,13 +62,13 @@ class FolderSource:
                 "config.data.path is empty; set it to the folder of your pictures "
                 "(--config.data.path=DIR)"
             )
-        root = Path(path).expanduser()
+        root = Path(os.path.normpath(Path(path).expanduser()))
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise UserError(f"config.data.path={path} {what}; set it to a folder of pictures")
         self.image_size = image_size
         self.skipped: collections.Counter[str] = collections.Counter()
-        captions = dict(sorted(self._scan(root)))
+        captions = self._find_captions(root)
         if not captions:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
             raise UserError(
@@ -82,8 +81,7 @@ class FolderSource:
             captions = {
                 file: caption
                 for file, caption in captions.items()
-                if (hash01(file.relative_to(root).as_posix()) < HELD_OUT_SHARE)
-                == (split == "held_out")
+                if (hash01(os.path.relpath(file, root)) < HELD_OUT_SHARE) == (split == "held_out")
             }
         self._items = list(captions.items())
 
@@ -97,45 +95,46 @@ class FolderSource:
         except (OSError, BadItem) as error:
             raise BadItem(f"{file}: {error}") from error
 
-    def _scan(self, root: Path) -> Iterator[tuple[Path, str]]:
-        """Every picture with its caption; counts what it leaves out."""
-        for directory, _, names in os.walk(root, followlinks=True):
+    def _find_captions(self, root: Path) -> dict[Path, str]:
+        """Every picture with its caption, by path; counts what it leaves out."""
+        listed: dict[Path, str] = {}
+        beside: dict[Path, str] = {}
+        pictures: set[Path] = set()
+        for directory, _, names in os.walk(root):
             folder = Path(directory)
-            listed = self._read_metadata(folder) if METADATA in names else {}
-            # A name in the metadata may lead into another folder.
-            for name, caption in listed.items():
-                if (folder / name).is_file():
-                    yield folder / name, caption
-                else:
-                    self.skipped["lines whose picture is missing"] += 1
-            present = set(names)
+            if METADATA in names:
+                listed |= self._read_metadata(folder)
+            texts = {name for name in names if name.endswith(".txt")}
             for name in names:
                 stem, extension = os.path.splitext(name)
-                if extension.lower() not in EXTENSIONS or name in listed:
+                if extension.lower() not in EXTENSIONS:
                     continue
-                if f"{stem}.txt" not in present:
-                    if not listed:
-                        self.skipped["pictures without a caption"] += 1
-                    continue
-                if caption := _read_text(folder / f"{stem}.txt"):
-                    yield folder / name, caption
-                else:
-                    self.skipped["pictures with an empty caption"] += 1
+                pictures.add(folder / name)
+                if f"{stem}.txt" in texts:
+                    beside[folder / name] = _read_text(folder / f"{stem}.txt")
+        for file in [file for file in listed if file not in pictures and not file.is_file()]:
+            del listed[file]
+            self.skipped["lines whose picture is missing"] += 1
+        captions = beside | listed
+        # Adding zero would make an entry.
+        if missing := len(pictures - captions.keys()):
+            self.skipped["pictures without a caption"] = missing
+        if empty := sum(not caption for caption in captions.values()):
+            self.skipped["pictures with an empty caption"] = empty
+        return {file: caption for file, caption in sorted(captions.items()) if caption}
 
-    def _read_metadata(self, folder: Path) -> dict[str, str]:
+    def _read_metadata(self, folder: Path) -> dict[Path, str]:
         captions = {}
         with open(folder / METADATA, encoding="utf-8-sig", errors="replace") as file:
             for line in filter(str.strip, file):
                 try:
                     entry = json.loads(line)
-                    name, caption = str(entry["file_name"]), _clean(entry["text"])
+                    name, caption = os.fspath(entry["file_name"]), _clean(entry["text"])
                 except (ValueError, KeyError, TypeError, AttributeError):
                     self.skipped[f"lines of {METADATA} without file_name and text"] += 1
                     continue
-                if caption:
-                    captions[os.path.normpath(name)] = caption
-                else:
-                    self.skipped["pictures with an empty caption"] += 1
+                # The picture may lie in another folder.
+                captions[Path(os.path.normpath(folder / name))] = caption
         return captions
 
 

@@ -116,6 +116,12 @@ def batches(
     return _collate(stream, local, (side, side, 3))
 
 
+def first_items(source: Source, number: int) -> list[Item]:
+    """The first items of the source (fewer where it has fewer), as training would read them."""
+    reader = _Reader(source)
+    return [reader.read(index)[0] for index in range(min(number, len(source)))]
+
+
 def _positions(
     batch_size: int, start: int, process_index: int, process_count: int
 ) -> Callable[[int], int]:

@@ -1,0 +1,141 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagen_jax.data.images import decode_image, resize_uint8
+from imagen_jax.data.sources import BadItem
+
+LEFT, RIGHT = (200, 40, 20), (20, 60, 210)
+
+
+def halves(width: int = 48, height: int = 48) -> Image.Image:
+    """Left half one colour, right half another."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:, : width // 2], pixels[:, width // 2 :] = LEFT, RIGHT
+    return Image.fromarray(pixels)
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def check_halves(decoded: np.ndarray, tolerance: int, left=LEFT, right=RIGHT) -> None:
+    assert decoded.dtype == np.uint8
+    for columns, colour in ((slice(1, 7), left), (slice(9, 15), right)):
+        assert np.abs(decoded[:, columns].astype(int) - np.array(colour)).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "ppm"])
+def test_lossless_formats(kind):
+    check_halves(decode_image(encode(halves(), kind), 16), 0)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("jpeg", {"quality": 95}), ("webp", {})])
+def test_lossy_formats(kind, options):
+    check_halves(decode_image(encode(halves(), kind, **options), 16), 20)
+
+
+def test_palette_and_animation_give_the_first_frame():
+    second = Image.new("RGB", (48, 48), (0, 255, 0))
+    data = encode(halves(), "gif", save_all=True, append_images=[second])
+    check_halves(decode_image(data, 16), 4)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    # The stored pixels are the upright ones taken back by the inverse of the orientation.
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = halves() if undo is None else halves().transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    check_halves(decode_image(encode(stored, "png", exif=exif), 16), 0)
+
+
+def test_transparency_is_white():
+    image = halves().convert("RGBA")
+    image.paste((0, 0, 0, 0), (24, 0, 48, 48))
+    check_halves(decode_image(encode(image, "png"), 16), 0, right=(255, 255, 255))
+    half = Image.new("RGBA", (16, 16), (0, 0, 0, 128))
+    assert np.abs(decode_image(encode(half, "png"), 16).astype(int) - 127).max() <= 1
+
+
+def test_transparent_palette_and_gray():
+    palette = halves().quantize(4)
+    data = encode(palette, "png", transparency=palette.getpixel((47, 0)))
+    check_halves(decode_image(data, 16), 0, right=(255, 255, 255))
+    gray = Image.new("LA", (16, 16), (90, 0))
+    assert (decode_image(encode(gray, "png"), 16) == 255).all()
+
+
+def test_sixteen_bits():
+    values = np.full((16, 16), 200 * 257, np.uint16)
+    values[:, 8:] = 65535
+    decoded = decode_image(encode(Image.fromarray(values), "png"), 16)
+    check_halves(decoded, 0, left=(200, 200, 200), right=(255, 255, 255))
+
+
+def test_cmyk():
+    # Pillow's plain conversion to CMYK and back is exact; JPEG is not.
+    data = encode(halves().convert("CMYK"), "jpeg", quality=95)
+    check_halves(decode_image(data, 16), 24)
+
+
+def test_floating_point_is_refused():
+    image = Image.fromarray(np.zeros((8, 8), np.float32))
+    with pytest.raises(BadItem, match="floating"):
+        decode_image(encode(image, "tiff"), 8)
+
+
+def test_the_centre_is_cropped_not_squeezed():
+    # A wide picture with a disc in the middle: the disc stays round.
+    y, x = np.mgrid[:64, :160] + 0.5
+    disc = np.hypot(x - 80, y - 32) < 24
+    data = encode(Image.fromarray((disc * 255).astype(np.uint8)), "png")
+    for picture in (data, encode(Image.fromarray((disc.T * 255).astype(np.uint8)), "png")):
+        decoded = decode_image(picture, 32)[..., 0] > 127
+        assert decoded.any(0).sum() == decoded.any(1).sum() == 24
+
+
+def test_tiny_and_large_pictures():
+    assert (decode_image(encode(Image.new("RGB", (1, 1), LEFT), "png"), 16) == LEFT).all()
+    check_halves(decode_image(encode(halves(1200, 800), "jpeg", quality=95), 16), 20)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif"])
+def test_truncated_pictures_are_bad(kind):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encode(Image.fromarray(noise), kind)
+    for cut in (0, 10, len(data) // 2):
+        with pytest.raises(BadItem):
+            decode_image(data[:cut], 16)
+    with pytest.raises(BadItem):
+        decode_image(b"no picture at all", 16)
+
+
+def test_a_decompression_bomb_is_bad(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BadItem, match="Bomb"):
+        decode_image(encode(Image.new("RGB", (64, 64)), "png"), 16)
+
+
+@pytest.mark.parametrize(("old", "new"), [(64, 16), (48, 32), (136, 64), (16, 64), (20, 50)])
+def test_resize_is_the_one_of_training(old, new):
+    from imagen_jax.diffusion.augmentation import resize
+
+    image = np.random.default_rng(0).integers(0, 256, (old, old, 3), np.uint8)
+    expected = np.asarray(resize(image[None].astype(np.float32), new, new))[0]
+    difference = np.abs(resize_uint8(image, new).astype(float) - expected)
+    assert difference.max() <= 1.01  # rounded once along each axis

@@ -1,0 +1,163 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from imagen_jax.data.pipeline import batches, first_items, item_order
+from imagen_jax.data.shapes.source import ShapesSource
+from imagen_jax.data.sources import BadItem, Item
+from imagen_jax.errors import UserError
+
+SIZE = 8
+
+
+class Numbered:
+    """A finite source whose captions are indices; some items cannot be read."""
+
+    endless = False
+
+    def __init__(self, length, bad=()):
+        self.length, self.bad = length, frozenset(bad)
+
+    def __len__(self):
+        return self.length
+
+    def item(self, index):
+        if index in self.bad:
+            raise BadItem(f"number {index} is cut")
+        x = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(SIZE, SIZE, 3)
+        return Item(x + np.uint8(index), str(index))
+
+
+def run(source, steps, **settings):
+    settings = {"batch_size": 4, "image_size": SIZE, "seed": 0, **settings}
+    return list(itertools.islice(batches(source, **settings), steps))
+
+
+def visited(results):
+    return [int(c) for batch in results for c in batch["captions"]]
+
+
+def test_each_epoch_visits_everything_once_in_another_order():
+    order = visited(run(Numbered(12), 9))
+    epochs = [order[0:12], order[12:24], order[24:36]]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(12))
+    assert order != visited(run(Numbered(12), 9, seed=1))
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 12, 29])
+def test_resume_anywhere(start):
+    whole = visited(run(Numbered(13), 12))
+    resumed = visited(run(Numbered(13), 4, start_index=start))
+    assert resumed == whole[start : start + 16]
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_processes_share_the_same_items(process_count, batch_size):
+    steps = 24 // batch_size
+    alone = run(Numbered(10), steps, batch_size=batch_size, start_index=3, flip=True)
+    parts = [
+        run(
+            Numbered(10),
+            steps,
+            batch_size=batch_size,
+            start_index=3,
+            flip=True,
+            process_index=i,
+            process_count=process_count,
+        )
+        for i in range(process_count)
+    ]
+    for step, batch in enumerate(alone):
+        joined = np.concatenate([part[step]["image"] for part in parts])
+        np.testing.assert_array_equal(joined, batch["image"])
+        captions = [caption for part in parts for caption in part[step]["captions"]]
+        assert captions == batch["captions"]
+
+
+def test_order_does_not_depend_on_batch_size_or_threads():
+    order = visited(run(Numbered(10), 12, batch_size=2))
+    assert order == visited(run(Numbered(10), 3, batch_size=8))
+    assert order == visited(run(Numbered(10), 12, batch_size=2, num_threads=0))
+    assert order == [item_order(Numbered(10), 0)(p) for p in range(24)]
+
+
+def test_bad_items_are_replaced_and_counted():
+    results = run(Numbered(10, bad={2, 3, 9}), 10)  # four epochs
+    order, wanted = visited(results), visited(run(Numbered(10), 10))
+    stand_in = {2: 4, 3: 4, 9: 0}
+    assert order == [stand_in.get(i, i) for i in wanted]
+    for k, batch in enumerate(results):
+        assert batch["num_bad"] == sum(i in stand_in for i in wanted[4 * k : 4 * k + 4])
+    resumed = run(Numbered(10, bad={2, 3, 9}), 6, start_index=15)
+    assert visited(resumed) == order[15 : 15 + 24]
+
+
+def test_nothing_but_bad_items():
+    with pytest.raises(UserError, match="3 pictures in a row"):
+        run(Numbered(3, bad=range(3)), 1)
+    with pytest.raises(UserError, match="3 pictures in a row"):
+        run(Numbered(3, bad=range(3)), 1, num_threads=0)
+
+
+def test_batch_contents():
+    (batch,) = run(Numbered(10), 1)
+    assert batch["image"].dtype == np.uint8 and batch["image"].shape == (4, SIZE, SIZE, 3)
+    assert batch["num_bad"] == 0
+    for image, caption in zip(batch["image"], batch["captions"], strict=True):
+        np.testing.assert_array_equal(image, Numbered(10).item(int(caption)).image)
+
+
+def test_flips_are_half_of_the_pictures_and_belong_to_the_position():
+    plain, flipped = run(Numbered(10), 50), run(Numbered(10), 50, flip=True)
+    mirrored = []
+    for a, b in zip(plain, flipped, strict=True):
+        for x, y in zip(a["image"], b["image"], strict=True):
+            mirrored.append(bool((y == x[:, ::-1]).all()))
+            assert mirrored[-1] or (y == x).all()
+    assert 70 < sum(mirrored) < 130  # of 200: four standard deviations
+    (later,) = run(Numbered(10), 1, start_index=40, flip=True)
+    np.testing.assert_array_equal(later["image"], flipped[10]["image"])
+
+
+def test_crops_lie_on_multiples_and_reach_everywhere():
+    corners = set()
+    for batch in run(Numbered(1), 30, crop_size=4, crop_multiple=2):
+        assert batch["image"].shape == (4, 4, 4, 3)
+        for crop in batch["image"]:
+            top, left = divmod(int(crop[0, 0, 0]) // 3, SIZE)
+            whole = Numbered(1).item(0).image
+            np.testing.assert_array_equal(crop, whole[top : top + 4, left : left + 4])
+            corners.add((top, left))
+    assert corners == set(itertools.product((0, 2, 4), repeat=2))
+
+
+def test_an_endless_source_is_walked():
+    source = ShapesSource("train", SIZE, seed=3)
+    (batch,) = run(source, 1, start_index=1000)
+    assert batch["captions"] == [source.item(1000 + i).caption for i in range(4)]
+    np.testing.assert_array_equal(batch["image"][2], source.item(1002).image)
+
+
+def test_first_items_skip_what_cannot_be_read():
+    assert [item.caption for item in first_items(Numbered(3, bad={1}), 8)] == ["0", "2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 5, "process_count": 2}, "does not divide"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"start_index": -1}, "start_index"),
+        ({"seed": -1}, "seed"),
+        ({"crop_size": 16}, "crop size 16"),
+        ({"crop_size": 5, "crop_multiple": 2}, "crop size 5"),
+    ],
+)
+def test_errors(settings, message):
+    with pytest.raises(UserError, match=message):
+        run(Numbered(4), 1, **settings)
+    with pytest.raises(UserError, match="no items"):
+        run(Numbered(0), 1)
