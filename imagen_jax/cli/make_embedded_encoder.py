@@ -16,7 +16,7 @@ from absl import app, flags
 from imagen_jax.data.shapes import captions
 from imagen_jax.data.shapes.captions import Caption
 from imagen_jax.text import t5_load
-from imagen_jax.text.corpus import Corpus
+from imagen_jax.text.corpus import Corpus, object_wording
 from imagen_jax.text.pretrain import PretrainConfig, pretrain
 from imagen_jax.text.t5 import T5Config
 from imagen_jax.text.tokenizer import SENTENCEPIECE, load_tokenizer
@@ -52,11 +52,8 @@ def shapes_captions(count: int, seed: int) -> list[tuple[str, str]]:
 def fixed_wording(caption: Caption) -> str:
     """What a caption claims in the one wording that `corpus.scene` uses too."""
     count = caption.count if caption.kind == "count" else 1
-    named = [
-        " ".join(filter(None, (str(count), claim.size, claim.colour, claim.shape)))
-        for claim in caption.objects
-    ]
-    text = f" {caption.relation} ".join(named)
+    named = [object_wording(count, c.colour, c.shape, c.size) for c in caption.objects]
+    text = f" {(caption.relation or '').split(' ')[0]} ".join(named)
     return f"{text} on {caption.background}" if caption.background else text
 
 
@@ -66,7 +63,9 @@ def make_tokenizer(directory: Path, corpus: Corpus, seed: int) -> None:
 
     rng = random.Random(seed)
     # Names and words three times each, so that rare ones weigh against the templates.
-    lines = 3 * (corpus.names + corpus.words) + [corpus.draw(rng)[0] for _ in range(20_000)]
+    lines = 3 * (corpus.names + corpus.words) + [
+        text for _ in range(10_000) for text in corpus.draw(rng)
+    ]
     lines += [chr(code) for code in range(33, 127)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

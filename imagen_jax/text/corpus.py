@@ -161,7 +161,7 @@ def scene(rng: random.Random) -> tuple[str, str]:
             phrase = rng.choice(RELATIONS[relation])
             template = rng.choice((*_PAIR, *_TURNED, *_SPLIT[relation], *_WITH[relation]))
             text = template.format(a=a, b=b, r=phrase)
-            target = f"{target_a} {relation} {target_b}"
+            target = f"{target_a} {relation.split()[0]} {target_b}"
     if rng.random() < 0.3:
         ground = rng.choice(COLOURS)
         text = rng.choice(_GROUND).format(s=text, g=ground)
@@ -178,7 +178,12 @@ def _objects(rng: random.Random, count: int) -> tuple[str, str]:
     if count == 1:
         article = "an" if described[0] in "aeiou" else "a"
         article = rng.choice((article, article, article, "one", "1", "a single"))
-        return f"{article} {described}", f"1 {described}"
+        return f"{article} {described}", object_wording(1, colour, shape, size)
     plural = described + ("es" if shape.endswith(("s", "x")) else "s")
     number = rng.choice(NUMBERS)[count - 1]
-    return f"{number} {plural}", f"{count} {described}"
+    return f"{number} {plural}", object_wording(count, colour, shape, size)
+
+
+def object_wording(count: int, colour: str, shape: str, size: str | None) -> str:
+    """Equal objects in the fixed wording: always the same things in the same places."""
+    return f"{count} {colour} {shape} {size or 'plain'}"

@@ -69,7 +69,6 @@ def encode(params: Params, config: T5Config, ids: Array, mask: Array) -> TextCon
       tokens `[B, L, D]` float32, 0 where padded, and the mask.
     """
     states = T5Encoder(config).apply({"params": params}, ids, mask)
-    # where, not a product: nothing that a padded row holds can leak, not even NaN.
     return TextCond(tokens=jnp.where(mask[:, :, None], states, 0.0), mask=mask)
 
 

@@ -1,11 +1,12 @@
 """Pretraining of the embedded encoder: denoising auto-encoding through a bottleneck.
 
 Span corruption alone teaches little on templates: which colour stands before "circle" cannot be
-guessed from the rest, so nothing makes the states carry it. Here a small throw-away decoder writes
-the target text word by word and sees of the source only the *mean* of its encoder states (of half
-of them, in half of the rows). So each state must say what it says in its context: which object a
-colour belongs to, which side of a relation a noun is on. A masked-token loss (BERT, Devlin et al.
-2019) on the same pass teaches the usual neighbours of words.
+guessed from the rest, so nothing makes the states carry it. Here a throw-away decoder writes the
+target text and sees of the source only the *mean* of its encoder states (in a quarter of the rows
+the mean of half of them), through one linear map for each place of the target. So each state must
+say plainly what it is in its context: which object a colour belongs to, which side of a relation a
+noun is on. A masked-token loss (BERT, Devlin et al. 2019) in another quarter of the rows teaches
+the usual neighbours of words.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import optax
 
 from imagen_jax.text.corpus import Corpus
-from imagen_jax.text.t5 import Block, RMSNorm, T5Config, T5Encoder, relative_buckets
+from imagen_jax.text.t5 import T5Config, T5Encoder
 from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.types import Array, Params
 
@@ -42,29 +43,11 @@ class PretrainConfig:
     seed: int = 0
 
 
-class Decoder(nn.Module):
-    """One causal block that writes a text from one vector."""
-
-    config: T5Config
-
-    @nn.compact
-    def __call__(self, ids: Array, pooled: Array) -> Array:
-        """ids `[B, L]` shifted right, pooled `[B, D]`; returns `[B, L, D]`."""
-        c = self.config
-        table = self.param("embedding", nn.initializers.normal(1.0), (c.vocab_size, c.d_model))
-        x = table[ids] + nn.Dense(c.d_model, name="pooled")(pooled)[:, None, :]
-        length = ids.shape[1]
-        relative = self.param("relative_bias", nn.initializers.normal(1.0), (32, c.num_heads))
-        bias = jnp.transpose(relative[relative_buckets(length, 32, 64)], (2, 0, 1))
-        future = np.triu(np.full((length, length), -1e9, np.float32), 1)
-        x, _ = Block(c, name="block")(x, bias + future[None], jnp.ones(ids.shape, bool))
-        return RMSNorm(c.eps, name="norm")(x)
-
-
 class Pretraining(nn.Module):
     """Encoder, decoder and the masked-token head; returns the loss and its parts."""
 
     config: T5Config
+    length: int
 
     @nn.compact
     def __call__(self, batch: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
@@ -72,9 +55,11 @@ class Pretraining(nn.Module):
         states = T5Encoder(c, name="encoder")(batch["ids"], batch["mask"])
         weights = (batch["mask"] & batch["pool"]).astype(jnp.float32)[:, :, None]
         pooled = jnp.sum(states * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
-        shifted = jnp.pad(batch["target"][:, :-1], ((0, 0), (1, 0)))
-        written = Decoder(c, name="decoder")(shifted, pooled)
         output = nn.Dense(c.vocab_size, use_bias=False, name="output")
+        # The decoder: one linear map for each place in the target.
+        places = batch["target"].shape[1]
+        written = nn.Dense(self.length * c.d_model, name="decoder")(pooled)
+        written = written.reshape(-1, self.length, c.d_model)[:, :places]
         write_loss = _cross_entropy(output(written), batch["target"], batch["target_mask"])
         # Only some positions are masked: the logits of the first few are enough.
         rows = jnp.arange(states.shape[0])[:, None]
@@ -95,7 +80,7 @@ def pretrain(
 
     The same arguments give the same batches; on one kind of machine also the same parameters.
     """
-    model = Pretraining(config)
+    model = Pretraining(config, settings.length)
     stream = batches(tokenizer, corpus, settings)
     first = next(stream)
     params = jax.jit(model.init)(jax.random.key(settings.seed), first)["params"]
@@ -126,31 +111,50 @@ def pretrain(
 def batches(
     tokenizer: Tokenizer, corpus: Corpus, settings: PretrainConfig
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches, a function of `settings.seed`."""
+    """Endless batches of texts of similar length, a function of `settings.seed`."""
     rng = random.Random(settings.seed)
     noise = np.random.default_rng(settings.seed)
-    num_masked = max(1, settings.length // 5)
+    size = settings.batch_size
+
+    def tokens_of(pair: tuple[str, str]) -> int:
+        return 1 + max(len(tokenizer.pieces(text)) for text in pair)
+
     while True:
-        pairs = [corpus.draw(rng) for _ in range(settings.batch_size)]
-        original, mask = tokenizer([source for source, _ in pairs], settings.length)
-        target, target_mask = tokenizer([target for _, target in pairs], settings.length)
-        # Every second row is corrupted; of other pairs of rows every second is half pooled.
-        corrupted = (np.arange(settings.batch_size) % 2 == 0)[:, None]
-        masked = corrupted & mask & (noise.random(mask.shape) < settings.mask_rate)
-        halved = (np.arange(settings.batch_size) % 4 < 2)[:, None]
-        pool = ~halved | (noise.random(mask.shape) < 0.5)
-        # Positions of the masked tokens first, in a fixed number of slots.
-        order = np.argsort(~masked, axis=1, kind="stable")[:, :num_masked]
-        yield {
-            "ids": np.where(masked, MASK_ID, original).astype(np.int32),
-            "mask": mask,
-            "pool": pool,
-            "original": original,
-            "target": target,
-            "target_mask": target_mask,
-            "masked_at": order.astype(np.int32),
-            "masked_valid": np.take_along_axis(masked, order, axis=1),
-        }
+        pairs = sorted((corpus.draw(rng) for _ in range(8 * size)), key=tokens_of)
+        groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+        rng.shuffle(groups)
+        for group in groups:
+            longest = max(map(tokens_of, group))
+            # Few lengths: each is a compilation.
+            length = min(n for n in (10, 16, settings.length) if n >= min(longest, settings.length))
+            yield _batch(tokenizer, group, length, settings.mask_rate, noise)
+
+
+def _batch(
+    tokenizer: Tokenizer,
+    pairs: list[tuple[str, str]],
+    length: int,
+    mask_rate: float,
+    noise: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    original, mask = tokenizer([source for source, _ in pairs], length)
+    target, target_mask = tokenizer([target for _, target in pairs], length)
+    # Of four rows one is corrupted, and another pooled over half of its states.
+    row = np.arange(len(pairs))[:, None] % 4
+    masked = (row == 0) & mask & (noise.random(mask.shape) < mask_rate)
+    pool = (row != 1) | (noise.random(mask.shape) < 0.5)
+    # Places of the masked tokens first, in a fixed number of slots.
+    order = np.argsort(~masked, axis=1, kind="stable")[:, : length // 5 + 1]
+    return {
+        "ids": np.where(masked, MASK_ID, original).astype(np.int32),
+        "mask": mask,
+        "pool": pool,
+        "original": original,
+        "target": target,
+        "target_mask": target_mask,
+        "masked_at": order.astype(np.int32),
+        "masked_valid": np.take_along_axis(masked, order, axis=1),
+    }
 
 
 def _cross_entropy(logits: Array, labels: Array, valid: Array) -> Array:

@@ -1,0 +1,97 @@
+"""A linear probe reads what a caption says from the embedded encoder's output.
+
+The probe sees only the mean of the states of a caption's valid tokens: one vector of the
+encoder's width, the same for every phrasing, no positions, no words. It is a multinomial logistic
+regression, fitted on some captions and scored on others that are not among the first.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from imagen_jax.config import TextConfig
+from imagen_jax.data.shapes import captions
+from imagen_jax.text.encoder import load_encoder
+
+LENGTH = 24
+NUM_TRAIN, NUM_TEST = 4000, 1000
+# Nobody can draw what the text condition does not hold; the rest of the error is the U-Net's.
+REQUIRED = 0.99
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(TextConfig(max_length=LENGTH))
+
+
+def distinct_captions(kind, count):
+    """Different texts of both splits (the probe is about words, not about what was held out)."""
+    found = {}
+    streams = [captions(77, split=split, kind=kind) for split in ("train", "held_out")]
+    for caption in itertools.chain.from_iterable(zip(*streams, strict=True)):
+        found.setdefault(caption.text, caption)
+        if len(found) == count:
+            return list(found.values())
+
+
+def pooled(encoder, texts):
+    """Mean over valid tokens `[N, D]`."""
+    rows = []
+    for start in range(0, len(texts), 250):
+        text = encoder.encode_captions(texts[start : start + 250])
+        tokens, mask = np.asarray(text.tokens), np.asarray(text.mask)
+        rows.append((tokens * mask[:, :, None]).sum(1) / mask.sum(1)[:, None])
+    return np.concatenate(rows).astype(np.float64)
+
+
+def probe_accuracy(x_train, labels_train, x_test, labels_test):
+    """Share of test rows that multinomial logistic regression gets right."""
+    classes, y = np.unique(labels_train, return_inverse=True)
+    mean, std = x_train.mean(0), x_train.std(0) + 1e-6
+    x = np.concatenate([(x_train - mean) / std, np.ones((len(x_train), 1))], axis=1)
+    target = np.eye(len(classes))[y]
+
+    def loss(flat):
+        w = flat.reshape(x.shape[1], len(classes))
+        log_p = log_softmax(x @ w, axis=1)
+        grad = x.T @ (np.exp(log_p) - target) / len(x) + 1e-5 * w
+        return -(log_p * target).sum() / len(x) + 0.5e-5 * (w * w).sum(), grad.ravel()
+
+    start = np.zeros(x.shape[1] * len(classes))
+    w = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
+    test = np.concatenate([(x_test - mean) / std, np.ones((len(x_test), 1))], axis=1)
+    guess = classes[(test @ w.reshape(x.shape[1], -1)).argmax(1)]
+    return float((guess == np.asarray(labels_test)).mean())
+
+
+def probe(encoder, found, readings):
+    """Accuracy of each named reading of the captions."""
+    train, test = found[:NUM_TRAIN], found[NUM_TRAIN:]
+    features = pooled(encoder, [caption.text for caption in found])
+    return {
+        name: probe_accuracy(
+            features[:NUM_TRAIN], [read(c) for c in train],
+            features[NUM_TRAIN:], [read(c) for c in test],
+        )
+        for name, read in readings.items()
+    }  # fmt: skip
+
+
+def test_colour_and_shape_of_each_object_and_the_relation(encoder):
+    found = distinct_captions("relation", NUM_TRAIN + NUM_TEST)
+    accuracy = probe(
+        encoder,
+        found,
+        {
+            "first colour": lambda c: c.objects[0].colour,
+            "first shape": lambda c: c.objects[0].shape,
+            "second colour": lambda c: c.objects[1].colour,
+            "second shape": lambda c: c.objects[1].shape,
+            "relation": lambda c: c.relation,
+        },
+    )
+    print(accuracy)
+    assert min(accuracy.values()) >= REQUIRED, accuracy
