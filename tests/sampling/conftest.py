@@ -42,7 +42,18 @@ CONFIG = CascadeConfig(
 )
 
 
-def random_params(stage, text_dim, seed):
+@pytest.fixture(scope="session")
+def tiny_config():
+    return CONFIG
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """`make(stage, text_dim, seed) -> (model, params)`."""
+    return make_params
+
+
+def make_params(stage, text_dim, seed):
     """Parameters none of which is zero, so that every input has an influence."""
     model = build_model(
         stage.model,
@@ -50,12 +61,14 @@ def random_params(stage, text_dim, seed):
         low_res=stage.low_resolution > 0,
         text_dim=text_dim,
     )
-    params = jax.device_get(init_params(model, jax.random.key(seed)))
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    noisy = jax.tree.map(
-        lambda p: (p + 0.1 * rng.standard_normal(p.shape)).astype(np.float32), params
-    )
-    return model, noisy
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1])))
+        return np.float32((path[-1].key == "scale") + noise)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +81,7 @@ def tiny(encoder):
     """An artefact of both stages, parameters as numpy arrays."""
     stages = {}
     for seed, (name, stage) in enumerate(CONFIG.ordered_stages().items()):
-        _, params = random_params(stage, encoder.dim, seed)
+        _, params = make_params(stage, encoder.dim, seed)
         stages[name] = StageWeights(
             params=params,
             sha256=f"{seed}" * 64,

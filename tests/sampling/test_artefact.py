@@ -120,7 +120,7 @@ def test_workdir_with_two_text_encoders(tmp_path, tiny):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UserError, match="train.py --config="):
+    with pytest.raises(UserError, match="python train"):
         lib.load(tmp_path)
     with pytest.raises(UserError, match="no weights in"):
         lib.load(tmp_path / "missing")

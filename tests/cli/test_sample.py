@@ -1,0 +1,159 @@
+"""`sample.py` on a tiny run."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from imagen_jax.cli import sample
+from imagen_jax.config import SampleConfig, load_config
+from imagen_jax.errors import UserError
+from imagen_jax.sampling import artefact as artefact_lib
+from imagen_jax.text.encoder import load_encoder
+
+CONFIG = "configs/tiny.py"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    """What a run of `configs/tiny.py` leaves for sampling, untrained."""
+    import jax
+
+    from imagen_jax.models import build_model, init_params
+
+    encoder = load_encoder(config.text)
+    root = tmp_path_factory.mktemp("run")
+    for name, stage in config.ordered_stages().items():
+        model = build_model(
+            stage.model,
+            resolution=stage.resolution,
+            low_res=stage.low_resolution > 0,
+            text_dim=encoder.dim,
+        )
+        artefact_lib.save_stage(
+            root / name / "ema",
+            name,
+            config,
+            jax.device_get(init_params(model, jax.random.key(0))),
+            {"steps": 2, "images_seen": 16},
+            encoder.identity,
+            encoder.tokenizer_hash,
+        )
+    return root
+
+
+def test_a_run_is_sampled_without_a_config(workdir, tmp_path, capsys):
+    status = sample.main(
+        [
+            f"--workdir={workdir}",
+            "--prompts=a red circle",
+            "--prompts=",
+            "--num_images=2",
+            "--num_steps=base=2,sr16=1",
+            "--guidance_weight=1.5",
+            f"--out={tmp_path / 'out'}",
+        ]
+    )
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert "base: 8x8" in printed.out and "sr16: 16x16" in printed.out
+    assert "saw only 16 images" in printed.err
+    names = sorted(p.name for p in (tmp_path / "out").rglob("*.png"))
+    pictures = [f"{p:03d}_seed{s}.png" for p in (0, 1) for s in (0, 1)]
+    assert names == sorted(pictures * 2 + ["grid_base.png", "grid_sr16.png"])
+    with Image.open(tmp_path / "out" / "sr16" / "000_seed1.png") as file:
+        assert '"num_steps": 1' in file.text["settings"]
+        assert file.text["prompt"] == "a red circle"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--percentile=0.995"], "99.5"),
+        (["--stages=base,sr64"], "no stage 'sr64'"),
+        (["--num_steps=sr64=3"], "no stage 'sr64'"),
+        (["--num_steps=many"], "'many' is not a whole number"),
+        (["--guidance_weight=x"], "'x' is not a number"),
+        (["--sampler=euler"], "one of ddim, ancestral"),
+        (["--start_image=missing.png"], "missing.png does not exist"),
+        (["--prompts_file=missing.txt"], "missing.txt cannot be read"),
+        (["--config=configs/missing.py"], "does not exist"),
+        (["--text_encoder=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_a_message_and_status_2(workdir, tmp_path, capsys, arguments, message):
+    out = f"--out={tmp_path}"
+    status = sample.main([f"--workdir={workdir}", "--prompts=a", "--num_images=1", out, *arguments])
+    printed = capsys.readouterr()
+    assert status == 2
+    assert message in printed.err and "Traceback" not in printed.err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_neither_weights(tmp_path, capsys):
+    assert sample.main(["--prompts=a", f"--out={tmp_path}"]) == 2
+    assert "python train.py --config=" in capsys.readouterr().err
+    assert sample.main([f"--config={CONFIG}", "--prompts=a", f"--out={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"python train.py --config={CONFIG} --workdir=runs/tiny" in error
+    assert sample.main([f"--workdir={tmp_path}", "--prompts=a", f"--out={tmp_path}"]) == 2
+    assert "python train.py --config=" in capsys.readouterr().err
+
+
+def test_no_prompt_and_out_that_is_a_file(workdir, tmp_path, capsys):
+    assert sample.main([f"--workdir={workdir}", f"--out={tmp_path}"]) == 2
+    assert "no prompt" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert sample.main([f"--workdir={workdir}", "--prompts=a", f"--out={file}"]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_config_of_another_network(workdir, config, tmp_path):
+    stage = config.stages["base"]
+    model = dataclasses.replace(stage.model, channels=(8, 16))
+    other = dataclasses.replace(
+        config, stages={**config.stages, "base": dataclasses.replace(stage, model=model)}
+    )
+    with pytest.raises(UserError, match=r"base.model is not what"):
+        sample.find_weights("mine.py", other, str(workdir))
+    assert sample.find_weights("mine.py", config, str(workdir)).config == config
+
+
+def test_prompts_file(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffone\r\n\r\n  two\u2028still two \n".encode())
+    assert sample.read_prompts(["zero"], str(path)) == ["zero", "one", "two\u2028still two"]
+    path.write_bytes(b"\n \n")
+    with pytest.raises(UserError, match="holds no prompt"):
+        sample.read_prompts([], str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        sample.read_prompts([], str(path))
+
+
+def test_override_for_all_stages_or_by_stage(config):
+    flags = sample._parser().parse_args(
+        ["--out=x", "--eta=0.5", "--num_steps=base=9,sr16=7", "--guidance_weight=sr16=-1"]
+    )
+    given = {"base": SampleConfig(percentile=90.0)}
+    merged = sample.override(flags, config, given)
+    assert merged["base"] == SampleConfig(percentile=90.0, eta=0.5, num_steps=9)
+    expected = dataclasses.replace(
+        config.stages["sr16"].sample, eta=0.5, num_steps=7, guidance_weight=-1.0
+    )
+    assert merged["sr16"] == expected
+
+
+def test_help_is_quick_and_complete(capsys):
+    with pytest.raises(SystemExit) as stop:
+        sample.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in (*sample.OVERRIDES, "workdir", "start_image", "prompts_file"):
+        assert f"--{name}" in text
