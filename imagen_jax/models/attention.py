@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.models.layers import GroupNorm
+from imagen_jax.models.layers import GroupNorm, dense
 from imagen_jax.types import Array
 
 # A finite number: a row without any valid key gives a mean of the values, not NaN.
@@ -60,7 +60,7 @@ class ImageAttention(nn.Module):
         h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, c)
 
         def project(name: str) -> Array:
-            return nn.Dense(self.width, dtype=self.dtype, name=name)(h).reshape(heads)
+            return dense(self.width, self.dtype, name)(h).reshape(heads)
 
         q, k, v, mask = project("query"), None, None, None
         if self.see_image:
@@ -76,7 +76,7 @@ class ImageAttention(nn.Module):
                 k, v = text_k, text_v
         h = attention(q, k, v, mask).reshape(b, height * width, self.width)
         # Zero at first: the layer starts as the identity (ADM).
-        h = nn.Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
         return x + h.reshape(x.shape)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from imagen_jax.config import ModelConfig
 from imagen_jax.errors import UserError
 from imagen_jax.models import efficient_unet, unet
+from imagen_jax.models.initialization import draw_kernels
 from imagen_jax.models.text_projection import TextFeatures, TextProjection
 from imagen_jax.types import Array, Params, TextCond
 
@@ -59,14 +60,14 @@ def init_params(model: nn.Module, key: Array) -> Params:
     """
 
     def draw(key: Array) -> Params:
-        text_key, network_key = jax.random.split(key)
         text = TextCond(tokens=jnp.zeros((1, 2, model.text_dim)), mask=jnp.ones((1, 2), bool))
-        features, text_variables = _text_projection(model).init_with_output(text_key, text)
+        features, text_variables = _text_projection(model).init_with_output(key, text)
         side = total_stride(model.config)
         image, level = jnp.zeros((1, side, side, 3)), jnp.zeros((1,))
         low_res, aug_level = (image, level) if model.low_res else (None, None)
-        variables = model.init(network_key, image, level, features, low_res, aug_level)
-        return {**variables["params"], "text": text_variables["params"]}
+        variables = model.init(key, image, level, features, low_res, aug_level)
+        stds = {**variables["params"], "text": text_variables["params"]}
+        return draw_kernels(stds, key)
 
     # Jitted, so that the forward pass that finds the shapes is dropped as dead code.
     return jax.jit(draw)(key)

@@ -9,6 +9,7 @@ from imagen_jax.config import ModelConfig
 from imagen_jax.models.attention import attend
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
 from imagen_jax.models.layers import (
+    FLOAT32,
     RSQRT2,
     GroupNorm,
     ResBlock,
@@ -120,5 +121,5 @@ class EfficientUNet(nn.Module):
                 h = upsample_nearest(h)
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
         h = (h + skips.pop()) * RSQRT2
-        h = nn.swish(GroupNorm(jnp.dtype(jnp.float32), name="head_norm")(h))
-        return conv3x3(3, jnp.dtype(jnp.float32), "head", zero=True)(h)
+        h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
+        return conv3x3(3, FLOAT32, "head", zero=True)(h)

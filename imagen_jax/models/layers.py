@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imagen_jax.models.initialization import fan_in_std
 from imagen_jax.types import Array
 
 NORM_EPS = 1e-5
+FLOAT32 = jnp.dtype(jnp.float32)
 RSQRT2 = 1.0 / math.sqrt(2.0)
 
 
@@ -20,10 +22,16 @@ def conv3x3(
     features: int, dtype: jnp.dtype, name: str, *, stride: int = 1, zero: bool = False
 ) -> nn.Conv:
     """A 3x3 convolution with `SAME` padding; `zero` starts it at zero."""
-    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    init = nn.initializers.zeros if zero else fan_in_std
     return nn.Conv(
         features, (3, 3), strides=(stride, stride), dtype=dtype, kernel_init=init, name=name
     )
+
+
+def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> nn.Dense:
+    """A linear map of the last axis; `zero` starts it at zero."""
+    init = nn.initializers.zeros if zero else fan_in_std
+    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
 def num_groups(channels: int) -> int:
@@ -121,9 +129,7 @@ class ResBlock(nn.Module):
         resample = _RESAMPLE[self.resample]
         h = resample(nn.swish(GroupNorm(self.dtype, name="norm_1")(x)))
         h = conv3x3(self.width, self.dtype, "conv_1")(h)
-        modulation = nn.Dense(2 * self.width, dtype=self.dtype, name="embedding")(
-            nn.swish(embedding)
-        )
+        modulation = dense(2 * self.width, self.dtype, "embedding")(nn.swish(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
@@ -133,7 +139,7 @@ class ResBlock(nn.Module):
         h = conv3x3(self.width, self.dtype, "conv_2", zero=not self.scaled)(h)
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
-            x = nn.Dense(self.width, dtype=self.dtype, name="shortcut")(x)
+            x = dense(self.width, self.dtype, "shortcut")(x)
         return (x + h) * RSQRT2 if self.scaled else x + h
 
 

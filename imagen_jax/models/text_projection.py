@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.attention import attention
+from imagen_jax.models.initialization import fan_in_std, fan_in_std_stacked
+from imagen_jax.models.layers import FLOAT32, NORM_EPS, dense
 from imagen_jax.types import Array, TextCond
 
-NORM_EPS = 1e-5
 POOL_HEAD_DIM = 64
 
 
@@ -59,7 +60,7 @@ class _Heads(nn.Module):
     def __call__(self, x: Array) -> Array:
         layer = self.layer
         stack = (layer.count,) if layer.count else ()
-        init = nn.initializers.lecun_normal(batch_axis=tuple(range(len(stack))))
+        init = fan_in_std_stacked if stack else fan_in_std
         kernel = self.param("kernel", init, (*stack, x.shape[-1], layer.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
         n = "n" if stack else ""
@@ -97,11 +98,11 @@ class AttentionPool(nn.Module):
         mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
 
         def project(x: Array, name: str) -> Array:
-            h = nn.Dense(self.width, name=name)(x)
+            h = dense(self.width, FLOAT32, name)(x)
             return h.reshape(b, -1, self.width // head_dim, head_dim)
 
         q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
-        return nn.Dense(self.width, name="out")(attention(q, k, v, mask).reshape(b, self.width))
+        return dense(self.width, FLOAT32, "out")(attention(q, k, v, mask).reshape(b, self.width))
 
 
 class TextProjection(nn.Module):

@@ -10,7 +10,7 @@ from flax import linen as nn
 from imagen_jax.config import ModelConfig
 from imagen_jax.models.attention import attend
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
-from imagen_jax.models.layers import GroupNorm, ResBlock, conv3x3, fold, run_stacked
+from imagen_jax.models.layers import FLOAT32, GroupNorm, ResBlock, conv3x3, fold, run_stacked
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
@@ -232,5 +232,5 @@ class UNet(nn.Module):
             h, _ = level(f"up_{i}", i)(h, level_skips, embedding, features, next(keys))
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
-        h = nn.swish(GroupNorm(jnp.dtype(jnp.float32), name="head_norm")(h))
-        return conv3x3(3, jnp.dtype(jnp.float32), "head", zero=True)(h)
+        h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
+        return conv3x3(3, FLOAT32, "head", zero=True)(h)
