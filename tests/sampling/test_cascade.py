@@ -185,7 +185,7 @@ def test_a_run_that_has_only_its_base(tiny, tmp_path):
     )
     cascade = Cascade.from_directory(tmp_path)
     assert cascade.chain(None, has_picture=False) == ["base"]
-    with pytest.raises(UserError, match="'sr16' has no weights yet.*--stage=sr16"):
+    with pytest.raises(UserError, match=r"'sr16' has no weights yet.*--stage=sr16"):
         cascade.chain(["base", "sr16"], has_picture=False)
     with pytest.raises(UserError, match="'sr16' has no weights yet"):
         cascade.chain(None, has_picture=True)
