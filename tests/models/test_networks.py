@@ -1,0 +1,260 @@
+"""Both networks as a whole: start, gradients, scan, precision, text masks, other sizes, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax.config import ModelConfig
+from imagen_jax.errors import UserError
+from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.types import TextCond, null_text
+
+
+def changed(model, **changes):
+    """The same network with another configuration."""
+    return build_model(
+        dataclasses.replace(model.config, **changes),
+        resolution=model.resolution,
+        low_res=model.low_res,
+        text_dim=model.text_dim,
+    )
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def gradients(tiny, params, model=None) -> tuple[float, dict[str, np.ndarray]]:
+    model = model or tiny.model
+    target = jax.random.normal(jax.random.key(3), tiny.z.shape)
+
+    def loss(params):
+        return jnp.mean((tiny.predict(params, model=model) - target) ** 2)
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    return float(value), flat(grads)
+
+
+def test_output_is_zero_at_first(tiny):
+    prediction = jax.jit(tiny.predict)(tiny.params)
+    assert prediction.shape == tiny.z.shape and prediction.dtype == jnp.float32
+    np.testing.assert_array_equal(prediction, 0.0)
+    assert float(jnp.std(jax.jit(tiny.predict)(tiny.perturbed))) > 0.1
+
+
+def test_params_are_float32_and_depend_on_the_key(tiny):
+    assert {leaf.dtype for leaf in jax.tree.leaves(tiny.params)} == {jnp.dtype("float32")}
+    same = flat(init_params(tiny.model, jax.random.key(0)))
+    other = flat(init_params(tiny.model, jax.random.key(1)))
+    for path, value in flat(tiny.params).items():
+        np.testing.assert_array_equal(value, same[path])
+        constant = path.endswith(("bias", "scale")) or not value.any()
+        assert constant == np.array_equal(value, other[path]), path
+
+
+def test_scanned_is_unrolled(tiny):
+    scanned = changed(tiny.model, scan_blocks=True)
+    loss, grads = gradients(tiny, tiny.perturbed)
+    scan_loss, scan_grads = gradients(tiny, tiny.perturbed, scanned)
+    assert math.isclose(loss, scan_loss, rel_tol=1e-5)  # f32, sums in another order
+    largest = max(np.abs(g).max() for g in grads.values())
+    assert grads.keys() == scan_grads.keys()
+    for path, value in grads.items():
+        # Rounding of sums over thousands of terms, relative to the largest gradient.
+        np.testing.assert_allclose(
+            scan_grads[path], value, rtol=1e-3, atol=1e-5 * largest, err_msg=path
+        )
+
+
+def test_scan_is_a_loop_and_unrolled_is_not():
+    config = ModelConfig(
+        channels=(8,), num_res_blocks=(3,), strides=(1,), self_attention=(False,),
+        text_attention=("none",),
+    )  # fmt: skip
+    for scan in (False, True):
+        model = build_model(
+            dataclasses.replace(config, scan_blocks=scan), resolution=8, low_res=False, text_dim=4
+        )
+        params = jax.eval_shape(lambda key, m=model: init_params(m, key), jax.random.key(0))
+        z = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+        logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
+        text = TextCond(
+            jax.ShapeDtypeStruct((1, 2, 4), jnp.float32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)
+        )
+
+        def predict(params, z, logsnr, text, m=model):
+            return apply_model(m, params, z, logsnr, project_text(m, params, text))
+
+        program = jax.jit(predict).lower(params, z, logsnr, text).as_text()
+        assert ("stablehlo.while" in program) == scan
+
+
+def behind_a_zero_kernel(path: str, kind: str) -> bool:
+    """Whether a parameter reaches the output only through a kernel that starts at zero."""
+    parts = path.split("/")
+    if "attention" in parts or "cross_attention" in parts:
+        return "out" not in parts
+    if parts[0] == "text":
+        return parts[1] not in ("pool", "pool_norm")  # keys and values, and their norm
+    in_block = any(name in parts for name in ("norm_1", "conv_1", "embedding", "norm_2"))
+    return kind == "unet" and (
+        # ADM's blocks end in a convolution of zeros, and nothing else reads the embedding.
+        in_block or parts[0] in ("time_embedding", "text")
+    )
+
+
+def test_gradients_at_first_are_zero_exactly_behind_zero_kernels(tiny):
+    _, grads = gradients(tiny, tiny.params)
+    assert all(np.isfinite(g).all() for g in grads.values())
+    assert {path for path, g in grads.items() if g.any()} == {"head/kernel", "head/bias"}
+
+    # The head is the first to move; what comes next.
+    head = {**tiny.params, "head": tiny.perturbed["head"]}
+    _, grads = gradients(tiny, head)
+    kind = tiny.model.config.kind
+    for path, value in grads.items():
+        hidden = behind_a_zero_kernel(path, kind) or (
+            kind == "unet" and path.startswith("text/pool")
+        )
+        # The bias of keys that all are shifted alike cancels in the softmax, up to rounding.
+        if path != "text/pool/key/bias":
+            assert value.any() != hidden, path
+
+
+def test_every_parameter_gets_a_gradient_once_nothing_is_zero(tiny):
+    _, grads = gradients(tiny, tiny.perturbed)
+    largest = max(np.abs(g).max() for g in grads.values())
+    assert all(np.isfinite(g).all() for g in grads.values())
+    zero = {path for path, g in grads.items() if np.abs(g).max() < 1e-6 * largest}
+    # A bias that all keys of a softmax share cancels. (In joint attention pixels and text have
+    # each their own, so both count.)
+    expected = {"text/pool/key/bias"}
+    if tiny.model.config.kind == "efficient_unet":
+        for side in ("down_2", "up_2"):  # self-attention without text, then cross-attention
+            expected |= {f"{side}/attention/key/bias", f"text/{side}/key/bias"}
+    assert zero == expected
+
+
+def test_bfloat16_is_close_to_float32(tiny):
+    half = changed(tiny.model, dtype="bfloat16")
+    exact = jax.jit(tiny.predict)(tiny.perturbed)
+    rounded = jax.jit(lambda params: tiny.predict(params, model=half))(tiny.perturbed)
+    assert rounded.dtype == jnp.float32
+    error = float(jnp.sqrt(jnp.mean((rounded - exact) ** 2)) / jnp.std(exact))
+    # A bfloat16 has 8 bits, 0.4 %; a dozen roundings in a row.
+    assert 0.0 < error < 0.03
+
+
+@pytest.mark.parametrize("pad", [1e30, np.nan])
+def test_padded_tokens_have_no_influence(tiny, pad):
+    predict = jax.jit(tiny.predict)
+    filled = jnp.where(tiny.text.mask[..., None], tiny.text.tokens, pad)
+    clean = predict(tiny.perturbed, tiny.text)
+    np.testing.assert_array_equal(predict(tiny.perturbed, TextCond(filled, tiny.text.mask)), clean)
+    # And valid ones have.
+    other = predict(tiny.perturbed, TextCond(tiny.text.tokens + 1.0, ~tiny.text.mask))
+    assert float(jnp.abs(other - clean)[0].max()) > 1e-3
+
+
+def test_more_padding_changes_nothing(tiny):
+    longer = TextCond(
+        tokens=jnp.pad(tiny.text.tokens, ((0, 0), (0, 4), (0, 0)), constant_values=5.0),
+        mask=jnp.pad(tiny.text.mask, ((0, 0), (0, 4))),
+    )
+    predict = jax.jit(tiny.predict)
+    # Sums of another length are rounded differently.
+    np.testing.assert_allclose(
+        predict(tiny.perturbed, longer), predict(tiny.perturbed, tiny.text), atol=1e-5
+    )
+
+
+def test_null_text_and_a_single_token_work(tiny):
+    predict = jax.jit(tiny.predict)
+    null = predict(tiny.perturbed, null_text(tiny.text))
+    single = TextCond(tiny.text.tokens, jnp.zeros_like(tiny.text.mask).at[:, 0].set(True))
+    for prediction in (null, predict(tiny.perturbed, single)):
+        assert bool(jnp.all(jnp.isfinite(prediction)))
+    assert float(jnp.abs(null - predict(tiny.perturbed, single)).max()) > 1e-3
+
+
+def test_every_input_matters_and_pictures_do_not_mix(tiny):
+    predict = jax.jit(lambda params, **changes: tiny.predict(params, **changes))
+    inputs = {"z": tiny.z, "logsnr": tiny.logsnr, **tiny.conditions}
+    base = predict(tiny.perturbed, **inputs)
+    for name, value in inputs.items():
+        moved = predict(tiny.perturbed, **{**inputs, name: value.at[0].add(0.3)})
+        difference = jnp.abs(moved - base)
+        assert float(difference[0].max()) > 1e-4, name
+        np.testing.assert_array_equal(difference[1], 0.0, err_msg=name)
+
+
+def test_other_sizes_than_the_trained_one(tiny):
+    conditions = {
+        name: jnp.ones((2, 16, 24, 3)) if name == "low_res" else value
+        for name, value in tiny.conditions.items()
+    }
+    z = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    prediction = jax.jit(lambda p: tiny.predict(p, z=z, **conditions))(tiny.perturbed)
+    assert prediction.shape == z.shape and bool(jnp.all(jnp.isfinite(prediction)))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_dropout_needs_a_key_and_differs_between_blocks_and_keys(tiny, scan):
+    model = changed(tiny.model, dropout=0.5, scan_blocks=scan)
+    predict = jax.jit(lambda params, key: tiny.predict(params, model=model, dropout_key=key))
+    off = jax.jit(lambda params: tiny.predict(params, model=model))(tiny.perturbed)
+    np.testing.assert_allclose(off, jax.jit(tiny.predict)(tiny.perturbed), atol=1e-5)
+    first = predict(tiny.perturbed, jax.random.key(0))
+    np.testing.assert_array_equal(first, predict(tiny.perturbed, jax.random.key(0)))
+    assert float(jnp.abs(first - predict(tiny.perturbed, jax.random.key(1))).max()) > 1e-2
+    assert float(jnp.abs(first - off).max()) > 1e-2
+
+
+def build(resolution=16, **changes):
+    return build_model(ModelConfig(**changes), resolution=resolution, low_res=False, text_dim=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 12}, "resolution 12 .* total stride 8"),
+        ({"resolution": 6, "kind": "unet"}, "resolution 6 .* total stride 4"),
+        ({"head_dim": 48}, "head_dim=48"),
+        ({"num_res_blocks": (2, 2)}, r"num_res_blocks=\(2, 2\) has 2 entries"),
+        ({"strides": (2,)}, "strides"),
+        ({"self_attention": (True,) * 4}, "self_attention"),
+        ({"text_attention": ("none",)}, "text_attention"),
+        ({"text_attention": ("joint", "joint", "joint")}, "needs model.self_attention"),
+        ({"text_attention": ("none", "joint", "both")}, "'both'"),
+        ({"strides": (1, 2, 3)}, "strides"),
+        ({"num_res_blocks": (2, 0, 2)}, "num_res_blocks"),
+        ({"channels": (3, 128, 256)}, "even"),
+        ({"kind": "vit"}, "vit"),
+        ({"dtype": "float16"}, "float16"),
+    ],
+)
+def test_contradictory_configurations_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        build(**changes)
+
+
+def test_wrong_inputs_are_refused(tiny):
+    with pytest.raises(UserError, match="8x7"):
+        tiny.predict(tiny.params, z=tiny.z[:, :, :7])
+    wide = TextCond(jnp.ones((2, 5, 99)), tiny.text.mask)
+    with pytest.raises(UserError, match="99"):
+        project_text(tiny.model, tiny.params, wide)
+    superfluous = {"low_res": tiny.z, "aug_level": tiny.logsnr}
+    wrong = {name: None for name in superfluous} if tiny.model.low_res else superfluous
+    with pytest.raises(UserError, match="low_res"):
+        tiny.predict(tiny.params, **wrong)
+    if tiny.model.low_res:
+        with pytest.raises(UserError, match="up-sample"):
+            tiny.predict(tiny.params, low_res=tiny.z[:, :4, :4])
