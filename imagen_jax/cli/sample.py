@@ -262,9 +262,9 @@ def _describe(artefact: Artefact) -> None:
         weights = artefact.stages[name]
         share = weights.images_seen / typical_images(weights.num_parameters)
         print(
-            f"{name}: {stage.resolution}x{stage.resolution}, {weights.num_parameters:,} parameters, "
-            f"trained on {weights.images_seen:,} images ({share:.1%} of what is typical for its "
-            f"size), sha256 {weights.sha256[:12]}"
+            f"{name}: {stage.resolution}x{stage.resolution}, {weights.num_parameters:,} "
+            f"parameters, trained on {weights.images_seen:,} images ({share:.1%} of what is "
+            f"typical for its size), sha256 {weights.sha256[:12]}"
         )
         warning = few_images(weights.images_seen, weights.num_parameters)
         if warning:

@@ -185,7 +185,8 @@ class Cascade:
                 pictures = []
                 for start in range(0, total, size):
                     number = start // size + 1
-                    bar.set_description(f"{name} {number}/{-(-total // size)}")
+                    note = "" if start else " (compiles first)"
+                    bar.set_description(f"{name} batch {number}/{-(-total // size)}{note}")
                     # The last batch is filled up with its last row, so that nothing recompiles.
                     rows = np.minimum(np.arange(start, start + size), total - 1)
                     x = sample_stage(

@@ -41,13 +41,13 @@ class Result:
 
     def metadata(self, stage: str) -> dict[str, Any]:
         """What all pictures of a stage have in common, JSON-like."""
+        # A picture follows from the settings and weights of the stages before it, too.
+        stages = list(self.images)[: list(self.images).index(stage) + 1]
         return {
             "software": f"imagen_jax {imagen_jax.__version__}",
             "stage": stage,
-            # A stage's picture follows from the settings and weights of those before it, too.
-            "stages": list(self.images)[: list(self.images).index(stage) + 1],
-            "settings": {name: dataclasses.asdict(s) for name, s in self.settings.items()},
-            "weights": self.weights,
+            "settings": {name: dataclasses.asdict(self.settings[name]) for name in stages},
+            "weights": {name: self.weights[name] for name in stages},
         }
 
     def save(self, directory: str | os.PathLike[str]) -> list[epath.Path]:
@@ -67,7 +67,8 @@ class Result:
                     path = directory / stage / f"{number:03d}_seed{seed}.png"
                     images.save_png(path, picture, {"prompt": prompt, "seed": seed, **common})
             grids.append(directory / f"grid_{stage}.png")
-            grid = images.labelled_grid(rows, self.prompts)
+            labels = [prompt.strip() or "(empty prompt)" for prompt in self.prompts]
+            grid = images.labelled_grid(rows, labels)
             about = {"prompts": list(self.prompts), "seeds": list(self.seeds), **common}
             images.save_png(grids[-1], grid, about)
         return grids
