@@ -20,6 +20,7 @@ not on the other prompts, the number of pictures or the batch size (to the round
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -29,13 +30,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from imagen_jax.config import SampleConfig, StageConfig
-from imagen_jax.diffusion import augmentation
+from imagen_jax.data.images import crop_square, decode_image, over_white, resize_uint8
+from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 from imagen_jax.models import build_model, init_params
 from imagen_jax.sampling import artefact as artefact_lib
-from imagen_jax.sampling import images
 from imagen_jax.sampling.artefact import Artefact
 from imagen_jax.sampling.result import Result
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
@@ -291,30 +293,40 @@ class Cascade:
 
 
 def low_res_picture(picture: Any, side: int) -> np.ndarray:
-    """`picture` (see `Cascade.__call__`) as `[side, side, 3]` uint8. Raises UserError."""
+    """`picture` (see `Cascade.__call__`) as `[side, side, 3]` uint8.
+
+    Files are read as training reads them: upright, transparency over white, the centred square.
+
+    Raises:
+      UserError: a missing or unreadable file, an array of another kind.
+    """
+    from PIL import Image
+
     if isinstance(picture, (str, os.PathLike)):
-        picture = images.read_image(picture)
-    elif not isinstance(picture, np.ndarray):
-        picture = np.asarray(picture.convert("RGB"))
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(
-            f"a start image is [H, W, 3] uint8, not {list(picture.shape)} {picture.dtype}"
-        )
-    height, width, _ = picture.shape
-    square = min(height, width)
-    if height != width:
-        logger.warning(
-            "the start image is %dx%d pixels; its centre of %d pixels squared is used",
-            width,
-            height,
-            square,
-        )
-        top, left = (height - square) // 2, (width - square) // 2
-        picture = picture[top : top + square, left : left + square]
-    if square == side:
-        return picture
-    x = normalize_image(jnp.asarray(picture))[None]
-    return np.asarray(to_uint8(augmentation.resize(x, side, side))[0])
+        path = epath.Path(picture)
+        if not path.is_file():
+            raise UserError(f"start image {path} does not exist")
+        data = path.read_bytes()
+        try:
+            square = decode_image(data, side)
+        except BadItem as error:
+            raise UserError(f"start image {path} cannot be read as a picture: {error}") from error
+        with Image.open(io.BytesIO(data)) as image:
+            _warn_if_cut(*image.size)
+        return square
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise UserError(
+                f"a start image is [H, W, 3] uint8, not {list(picture.shape)} {picture.dtype}"
+            )
+        picture = Image.fromarray(picture)
+    _warn_if_cut(*picture.size)
+    return resize_uint8(np.asarray(crop_square(over_white(picture))), side)
+
+
+def _warn_if_cut(width: int, height: int) -> None:
+    if width != height:
+        logger.warning("the start image is %dx%d pixels; its centred square is used", width, height)
 
 
 def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:

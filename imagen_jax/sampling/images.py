@@ -1,4 +1,4 @@
-"""Pictures as files: reading the user's, PNGs that say how they were made, labelled grids."""
+"""Pictures as files: PNGs that say how they were made, and labelled grids."""
 
 from __future__ import annotations
 
@@ -11,32 +11,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from imagen_jax.errors import UserError
-
 PADDING = 4
 FONT_SIZE = 14
 LABEL_LINES = 2
 SMALLEST_SIDE = 128
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """A picture file as `[H, W, 3]` uint8, upright, transparency on white.
-
-    Raises:
-      UserError: the file is missing or no readable picture.
-    """
-    from PIL import Image, ImageOps
-
-    path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(f"picture {path} does not exist")
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))
-        image = image.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}") from error
-    white = Image.new("RGBA", image.size, "white")
-    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
 
 
 def save_png(

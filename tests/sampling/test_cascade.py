@@ -105,6 +105,21 @@ def test_start_image_is_cut_and_resized(caplog):
         low_res_picture(small.astype(np.float32), 8)
 
 
+def test_start_image_files(tmp_path, caplog):
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[0, 0] = (255, 0, 0, 255)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    picture = low_res_picture(tmp_path / "a.png", 8)
+    assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 2].tolist() == [255, 255, 255]
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "wide.png")
+    with caplog.at_level(logging.WARNING, "imagen_jax"):
+        assert low_res_picture(tmp_path / "wide.png", 8).shape == (8, 8, 3)
+    assert "12x8" in caplog.text
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(UserError, match="cannot be read"):
+        low_res_picture(tmp_path / "text.png", 8)
+
+
 def test_settings_by_stage(cascade, result):
     stronger = dataclasses.replace(cascade.settings("sr16"), guidance_weight=6.0)
     changed = cascade(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagen_jax.errors import UserError
 from imagen_jax.sampling import images
 
 ODD_TEXTS = [
@@ -75,29 +74,3 @@ def test_small_pictures_are_enlarged_without_smoothing():
     large = pictures[0, 0].repeat(8, axis=0).repeat(8, axis=1)
     p = images.PADDING
     assert np.array_equal(grid[-128 - 2 * p : -2 * p, p : p + 128], large)
-
-
-def test_transparency_becomes_white_and_exif_rotation_is_applied(tmp_path):
-    rgba = np.zeros((2, 3, 4), np.uint8)
-    rgba[0, 0] = (255, 0, 0, 255)
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    picture = images.read_image(tmp_path / "a.png")
-    assert picture.shape == (2, 3, 3)
-    assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 2].tolist() == [255, 255, 255]
-
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored on its side
-    Image.fromarray(noise(4, 8, 3)).save(tmp_path / "b.jpg", exif=exif)
-    assert images.read_image(tmp_path / "b.jpg").shape == (8, 4, 3)
-
-
-def test_unreadable_pictures(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        images.read_image(tmp_path / "missing.png")
-    (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(UserError, match="cannot be read"):
-        images.read_image(tmp_path / "text.png")
-    images.save_png(tmp_path / "a.png", noise(64, 64, 3))
-    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
-    with pytest.raises(UserError, match="cannot be read"):
-        images.read_image(tmp_path / "cut.png")
