@@ -15,3 +15,5 @@ CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
 )
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# Tiny programs run for milliseconds and compile for seconds: optimise the compiler's time.
+jax.config.update("jax_disable_most_optimizations", True)

@@ -1,0 +1,82 @@
+"""The command line of `train.py`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import flags
+
+from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command
+from imagen_jax.errors import UserError
+
+define_config_flag()
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; needed unless --dry_run.")
+STAGE = flags.DEFINE_string("stage", None, "Train this stage alone (default: all, in order).")
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Start from these weights: a run's directory, an exported cascade, or a shipped name.",
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile, print what would happen, and stop.")
+
+
+def run() -> None:
+    """Entry point."""
+    run_command(main)
+
+
+def main(argv: list[str]) -> None:
+    """Trains the stages that the flags ask for."""
+    del argv
+    config = load_config_flag()
+    if config is None:
+        raise UserError("--config is needed: one of configs/*.py, or your own")
+    stages = list(config.ordered_stages())
+    if STAGE.value is not None:
+        if STAGE.value not in stages:
+            raise UserError(f"--stage={STAGE.value} is not one of {', '.join(stages)}")
+        stages = [STAGE.value]
+    if WORKDIR.value is None and not DRY_RUN.value:
+        raise UserError("--workdir is needed: the directory that the run is written to")
+    if WORKDIR.value is not None and os.path.isfile(WORKDIR.value):
+        raise UserError(f"--workdir={WORKDIR.value} is a file; give a directory")
+
+    # Imported here, so that --help and wrong flags answer at once.
+    from etils import epath
+
+    from imagen_jax.cli.common import setup_jax
+    from imagen_jax.parallel.mesh import make_mesh
+    from imagen_jax.sampling import artefact
+    from imagen_jax.text.encoder import load_encoder
+    from imagen_jax.training.loop import train_stage
+
+    setup_jax()
+    mesh = make_mesh(config.mesh)
+    encoder = load_encoder(config.text)
+    weights = None
+    if INIT_FROM.value is not None:
+        weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)
+        missing = [name for name in stages if name not in weights.stages]
+        if missing:
+            raise UserError(
+                f"--init_from={INIT_FROM.value} has no weights of stage {', '.join(missing)}; "
+                f"it has {', '.join(weights.stages)} (choose one with --stage)"
+            )
+    for name in stages:
+        try:
+            train_stage(
+                config,
+                name,
+                epath.Path(WORKDIR.value or "."),
+                encoder,
+                mesh,
+                init_from=weights,
+                dry_run=DRY_RUN.value,
+            )
+        except KeyboardInterrupt:
+            print(
+                f"\nInterrupted; stage {name} is saved. The same command continues.",
+                file=sys.stderr,
+            )
+            sys.exit(130)

@@ -1,0 +1,116 @@
+"""Pictures of a run while it trains: what the network sees, what it makes of it, and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import first_items
+from imagen_jax.data.sources import Source
+from imagen_jax.diffusion import augmentation, process, schedules
+from imagen_jax.models import apply_model, project_text
+from imagen_jax.parallel.mesh import replicated
+from imagen_jax.sampling.images import labelled_grid, save_png
+from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.training.step import low_res_condition
+from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8
+
+NUM_PICTURES = 8
+PREVIEW_TIMES = (0.3, 0.5, 0.7, 0.9)
+AUG_LEVEL = 0.1
+
+
+def preview_batch(source: Source, encoder: TextEncoder, mesh: Mesh) -> tuple[Batch, list[str]]:
+    """The first pictures of the source, whole on every device, and their captions."""
+    items = first_items(source, NUM_PICTURES)
+    captions = [item.caption for item in items]
+    image = np.stack([item.image for item in items])
+    ids, mask = encoder.tokenizer(captions, encoder.max_length)
+    image, ids, mask = jax.device_put((image, ids, mask), replicated(mesh))
+    return Batch(image=image, text=encoder.encode(ids, mask)), captions
+
+
+def make_x_hat_grid(
+    stage: StageConfig, model: nn.Module
+) -> Callable[[Params, Batch, Array], Array]:
+    """`grid(params, batch, key) -> [rows, B, H, W, 3]` uint8.
+
+    Rows: the clean pictures, for super-resolution the low-resolution condition, then z and x_hat
+    for each of `PREVIEW_TIMES`. x_hat is informative long before samples are.
+    """
+    schedule = schedules.make_schedule(stage.diffusion, stage.resolution)
+    factor = stage.resolution // stage.low_resolution if stage.low_resolution else 0
+
+    @jax.jit
+    def grid(params: Params, batch: Batch, key: Array) -> Array:
+        x = normalize_image(batch.image)
+        rows = [x]
+        features = project_text(model, params, batch.text)
+        noise_key, aug_key = jax.random.split(key)
+        low_res = aug_level = None
+        if factor:
+            small = augmentation.downsample(x, factor).shape
+            aug_level = jnp.full(x.shape[:1], AUG_LEVEL)
+            low_res = low_res_condition(x, factor, aug_level, jax.random.normal(aug_key, small))
+            rows.append(low_res)
+        eps = jax.random.normal(noise_key, x.shape)
+
+        def at_time(t: Array) -> Array:
+            logsnr = schedule(jnp.broadcast_to(t, x.shape[:1]))
+            z = process.diffuse(x, eps, logsnr)
+            prediction = apply_model(
+                model, params, z, logsnr, features, low_res=low_res, aug_level=aug_level
+            )
+            x_hat = process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
+            return jnp.stack([z, x_hat])
+
+        # A loop, not a larger batch: one network to compile, whatever the number of times.
+        pairs = jax.lax.map(at_time, jnp.array(PREVIEW_TIMES))
+        return to_uint8(jnp.concatenate([jnp.stack(rows), pairs.reshape(-1, *x.shape)]))
+
+    return grid
+
+
+def sample_batch(
+    stage: StageConfig, model: nn.Module, params: Params, batch: Batch, seed: int
+) -> np.ndarray:
+    """Samples `[B, H, W, 3]` uint8 for the captions of `batch` with the stage's own settings.
+
+    A super-resolution stage starts from the true pictures, down-sampled.
+    """
+    count = batch.image.shape[0]
+    keys = picture_keys(seed + jnp.arange(count), 0)
+    low_res = None
+    if stage.low_resolution:
+        factor = stage.resolution // stage.low_resolution
+        low_res = augmentation.downsample(normalize_image(batch.image), factor)
+    settings = make_settings(stage.sample)
+    x = sample_stage(model, stage, params, batch.text, keys, settings, low_res)
+    return np.asarray(to_uint8(x))
+
+
+def tile(pictures: np.ndarray) -> np.ndarray:
+    """`[rows, columns, H, W, 3]` to one `[rows * H, columns * W, 3]` picture."""
+    rows, columns, height, width, channels = pictures.shape
+    return pictures.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+
+
+def write(
+    directory: epath.Path,
+    step: int,
+    x_hat: np.ndarray,
+    samples: np.ndarray,
+    captions: list[str],
+) -> None:
+    """Writes `<step>_x_hat.png` and `<step>_samples.png` (with captions) to `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_png(directory / f"{step:08d}_x_hat.png", tile(x_hat))
+    save_png(directory / f"{step:08d}_samples.png", labelled_grid(samples[:, None], captions))

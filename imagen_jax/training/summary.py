@@ -1,0 +1,72 @@
+"""What a run is about to do, printed before it does it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from imagen_jax.config import StageConfig
+from imagen_jax.sampling.artefact import typical_images
+from imagen_jax.training.state import TrainState
+
+
+def count_parameters(params: Any) -> int:
+    """The number of scalars in a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of one device's shards of arrays or sharded `ShapeDtypeStruct`s."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def human_bytes(size: float) -> str:
+    """For example "1.5 GiB"."""
+    exponent = min(int(math.log(max(size, 1), 1024)), 4)
+    unit = ("B", "KiB", "MiB", "GiB", "TiB")[exponent]
+    return f"{size / 1024**exponent:.1f} {unit}"
+
+
+def describe(
+    name: str, stage: StageConfig, mesh: Mesh, state: TrainState, temporary_bytes: int | None
+) -> str:
+    """The start-up message of one stage.
+
+    Args:
+      name: the stage's.
+      stage: its config.
+      mesh: what it runs on.
+      state: the abstract train state, with shardings.
+      temporary_bytes: what the compiled step needs beside the state on each device, if known.
+    """
+    train = stage.train
+    total = count_parameters(state.params)
+    size = f"{stage.resolution}x{stage.resolution}"
+    task = f"{stage.low_resolution} -> {stage.resolution}" if stage.low_resolution else size
+    shape = " x ".join(f"{axis} {extent}" for axis, extent in mesh.shape.items())
+    images = train.batch_size * train.num_steps
+    typical = typical_images(total)
+    lines = [
+        f"Stage {name}: {task}, {stage.model.kind}, {stage.diffusion.prediction} prediction",
+        f"  devices     {mesh.size} x {mesh.devices.flat[0].device_kind} ({shape}), "
+        f"{jax.process_count()} process(es)",
+        f"  parameters  {total:,}",
+    ]
+    for level, tree in state.params.items():
+        lines.append(f"    {level:<10}{count_parameters(tree):>14,}")
+    state_bytes = bytes_per_device(state)
+    memory = f"  memory      {human_bytes(state_bytes)} of state per device"
+    if temporary_bytes is not None:
+        memory += f" + {human_bytes(temporary_bytes)} for the step"
+    lines += [
+        memory,
+        f"  images      {train.batch_size} a step, {images:,} in {train.num_steps:,} steps; "
+        f"{typical:,} are typical for this size ({images / typical:.2%})",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""Configuration: conversion, error messages, and every file of configs/."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from imagen_jax.config import (
+    CascadeConfig,
+    StageConfig,
+    from_config_dict,
+    from_json_dict,
+    load_config,
+    to_config_dict,
+    to_json_dict,
+)
+from imagen_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def two_stages() -> dict:
+    config = CascadeConfig(
+        name="x",
+        stages={
+            "sr": StageConfig(resolution=64, low_resolution=32),
+            "base": StageConfig(resolution=32),
+        },
+    )
+    return to_json_dict(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files_are_valid_and_survive_json(path):
+    config = load_config(str(path))
+    assert config.name == path.stem
+    assert from_json_dict(json.loads(json.dumps(to_json_dict(config)))) == config
+    assert from_config_dict(to_config_dict(config)) == config
+
+
+def test_stages_are_ordered_by_resolution():
+    config = from_json_dict(two_stages())
+    assert list(config.ordered_stages()) == ["base", "sr"]
+
+
+def set_path(values: dict, path: str, value) -> dict:
+    *groups, last = path.split(".")
+    node = values
+    for group in groups:
+        node = node[group]
+    node[last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("stages.base.train.batchsize", 3, "did you mean config.stages.base.train.batch_size"),
+        ("sed", 3, "did you mean config.seed"),
+        ("stages.base.train.batch_size", 3.5, "must be of type int"),
+        ("stages.base.train.batch_size", "3", "must be of type int"),
+        ("stages.base.train.batch_size", True, "must be of type int"),
+        ("stages.base.train.batch_size", 0, "at least 1"),
+        ("stages.base.sample.percentile", 0.995, "in percent"),
+        ("stages.base.sample.percentile", 100.5, "in percent"),
+        ("stages.base.model.channels", 64, "must be a tuple"),
+        ("stages.base.model.channels", (64, "a"), r"channels\[1\] must be of type int"),
+        ("stages.base.diffusion.prediction", "noise", "one of eps, v, x"),
+        ("stages.base", 3, "must be a group of settings"),
+        ("stages.sr.low_resolution", 16, "must chain"),
+        ("stages.sr.low_resolution", 30, "multiple"),
+        ("stages.base.train.crop_size", 16, "super-resolution stages only"),
+        ("stages.sr.train.crop_size", 63, "multiple of the up-scaling factor 2"),
+        ("stages", {}, "at least one stage"),
+    ],
+)
+def test_wrong_values_are_named_with_the_remedy(path, value, message):
+    with pytest.raises(UserError, match=message):
+        from_json_dict(set_path(two_stages(), path, value))
+
+
+def test_an_integer_serves_as_a_float():
+    config = from_json_dict(set_path(two_stages(), "stages.base.sample.guidance_weight", 3))
+    assert config.stages["base"].sample.guidance_weight == 3.0
+
+
+def test_a_missing_config_file_is_named():
+    with pytest.raises(UserError, match=r"nowhere\.py"):
+        load_config("nowhere.py")

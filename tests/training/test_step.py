@@ -1,0 +1,207 @@
+"""The train step: the same on every mesh, its metrics, its randomness."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imagen_jax.config import MeshConfig, ModelConfig, StageConfig, TrainConfig
+from imagen_jax.models import build_model
+from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from imagen_jax.training import step as step_module
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import abstract_state, init_state, state_from_params
+from imagen_jax.types import Batch, TextCond
+
+TEXT_DIM = 16
+BATCH = 8
+
+
+def tiny_stage(**train) -> StageConfig:
+    return StageConfig(
+        resolution=16,
+        low_resolution=8,
+        model=ModelConfig(
+            channels=(32,),
+            num_res_blocks=(2,),
+            strides=(2,),
+            self_attention=(True,),
+            text_attention=("joint",),
+            head_dim=16,
+        ),
+        train=TrainConfig(batch_size=BATCH, learning_rate=1e-3, warmup_steps=0, **train),
+    )
+
+
+def random_batch(seed: int, stage: StageConfig) -> Batch:
+    rng = np.random.default_rng(seed)
+    size = stage.resolution
+    mask = np.arange(5)[None] < rng.integers(1, 6, (BATCH, 1))
+    return Batch(
+        image=rng.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8),
+        text=TextCond(tokens=rng.normal(size=(BATCH, 5, TEXT_DIM)).astype(np.float32), mask=mask),
+    )
+
+
+def network(stage: StageConfig):
+    return build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=TEXT_DIM,
+    )
+
+
+def run_steps(stage: StageConfig, mesh_config: MeshConfig, count: int, steps: int = 5):
+    mesh = make_mesh(mesh_config, jax.devices()[:count])
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    state = init_state(model, optimizer, mesh, jax.random.key(0))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        step_module.make_train_step(stage, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    key = jax.device_put(jax.random.key(1), replicated(mesh))
+    losses = []
+    for index in range(steps):
+        batch = jax.device_put(random_batch(index, stage), batch_sharding(mesh))
+        state, metrics = step(state, batch, key)
+        losses.append(float(metrics["loss"]))
+    return losses, state, metrics
+
+
+MESHES = {
+    "8 data": MeshConfig(data=8),
+    "8 fsdp": MeshConfig(data=1, fsdp=8),
+    "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    # SGD: Adam divides by sqrt(nu), so a parameter whose gradient is all rounding (nothing at the
+    # start but noise of 1e-9) would move by the full rate in a random direction.
+    return run_steps(tiny_stage(), MeshConfig(), 1)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_five_steps_are_the_same_on_every_mesh(name, on_one_device):
+    losses, state, _ = run_steps(tiny_stage(), MESHES[name], 8)
+    expected_losses, expected, _ = on_one_device
+    # f32 sums in another order: 1e-6 relative a step, a few steps of growth.
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
+    for (path, want), have in zip(
+        jax.tree_util.tree_leaves_with_path(expected.ema_params),
+        jax.tree.leaves(state.ema_params),
+        strict=True,
+    ):
+        # Five Adam steps move a parameter by at most 5e-3; where the gradient is near zero the
+        # direction is rounding amplified by 1/sqrt(nu), hence a twentieth of that.
+        np.testing.assert_allclose(
+            np.asarray(have), np.asarray(want), atol=2.5e-4, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def test_fsdp_shards_parameters_ema_and_optimizer_alike():
+    stage = tiny_stage()
+    mesh = make_mesh(MeshConfig(data=1, fsdp=8))
+    state = abstract_state(network(stage), make_optimizer(stage.train), mesh)
+    total = sum(leaf.size for leaf in jax.tree.leaves(state))
+    local = sum(
+        np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int) for leaf in jax.tree.leaves(state)
+    )
+    # An eighth, but for the small arrays that stay whole.
+    assert local < total / 8 * 1.6
+    adam = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(s))
+    for tree in (state.ema_params, adam.mu, adam.nu):
+        assert jax.tree.map(lambda a: a.sharding, tree) == jax.tree.map(
+            lambda a: a.sharding, state.params
+        )
+
+
+def is_adam(node) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def test_every_step_draws_new_times_and_noise():
+    stage = tiny_stage(text_drop_rate=0.0)
+    losses, *_ = run_steps(
+        dataclasses.replace(stage, train=dataclasses.replace(stage.train, learning_rate=1e-12)),
+        MeshConfig(),
+        1,
+    )
+    assert len(set(losses)) == len(losses)
+
+
+def test_times_are_spread_uniformly_and_differ_over_the_batch():
+    times = np.concatenate(
+        [np.asarray(step_module.draw_times(jax.random.key(seed), 16)) for seed in range(200)]
+    )
+    assert times.min() >= 0.0 and times.max() < 1.0
+    one = np.sort(times[:16])
+    np.testing.assert_allclose(np.diff(one), 1 / 16, atol=1e-6)
+    # 3,200 draws, 200 independent: the mean's standard deviation is at most 0.289/16/sqrt(200).
+    assert abs(times.mean() - 0.5) < 5 * 0.289 / 16 / np.sqrt(200)
+
+
+def test_ema_follows_its_formula():
+    decays = [float(step_module.ema_decay(jnp.int32(n), 0.9999)) for n in (0, 8, 10**7)]
+    np.testing.assert_allclose(decays, [0.1, 0.5, 0.9999], rtol=1e-6)
+    stage = tiny_stage()
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    start = init_state(
+        model, optimizer, make_mesh(MeshConfig(), jax.devices()[:1]), jax.random.key(0)
+    )
+    step = jax.jit(step_module.make_train_step(stage, model, optimizer))
+    state, _ = step(start, random_batch(0, stage), jax.random.key(1))
+    for old, new, ema in zip(
+        *map(jax.tree.leaves, (start.params, state.params, state.ema_params)), strict=True
+    ):
+        np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-6)
+
+
+def test_bucket_sums_add_up_to_the_loss():
+    _, _, metrics = run_steps(tiny_stage(), MeshConfig(), 1, steps=1)
+    assert metrics["bucket_count"].sum() == BATCH
+    np.testing.assert_allclose(metrics["bucket_loss"].sum() / BATCH, metrics["loss"], rtol=1e-5)
+    means = step_module.bucket_means({k: np.asarray(v) for k, v in metrics.items()})
+    assert set(means) <= set(step_module.BUCKETS)
+
+
+def test_dropping_every_caption_makes_the_text_irrelevant():
+    stage = tiny_stage(text_drop_rate=1.0)
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    step = jax.jit(step_module.make_train_step(stage, model, optimizer))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    batch = random_batch(0, stage)
+    other = dataclasses.replace(batch, text=random_batch(1, stage).text)
+    state = init_state(model, optimizer, mesh, jax.random.key(0))
+    (_, a), (_, b) = (step(state, each, jax.random.key(1)) for each in (batch, other))
+    np.testing.assert_array_equal(a["loss"], b["loss"])
+
+
+def test_an_ignored_text_gives_no_gap_and_a_used_one_does():
+    stage = tiny_stage()
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params = init_state(model, optimizer, mesh, jax.random.key(0)).params
+    gap = jax.jit(step_module.make_condition_gap(stage, model))
+    # The output layer starts at zero, so nothing has an influence yet.
+    assert gap(params, random_batch(0, stage), jax.random.key(1)) == 0.0
+    noisy = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    assert gap(noisy, random_batch(0, stage), jax.random.key(1)) != 0.0
+
+
+def test_a_state_from_weights_starts_its_ema_there():
+    stage = tiny_stage()
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    params = jax.device_get(init_state(model, optimizer, mesh, jax.random.key(3)).params)
+    state = state_from_params(params, optimizer, mesh)
+    for tree in (state.params, state.ema_params):
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(tree), params)
+    assert state.step == 0
