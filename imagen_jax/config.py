@@ -190,13 +190,16 @@ class DataConfig:
       source: "shapes", "emoji" or "folder".
       path: the folder, or the font file of "emoji" (empty: search the usual places).
       flip: random horizontal flips. Never for pictures whose caption says left or right.
-      num_threads: reading threads per process.
+      num_threads: reading threads of each process or worker.
+      num_workers: processes that read ahead, beside each training process (0: it reads itself,
+        in threads). For accelerators that are faster than one core can draw or decode.
     """
 
     source: str = "shapes"
     path: str = ""
     flip: bool = False
     num_threads: int = 2
+    num_workers: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,6 +328,7 @@ def validate(config: CascadeConfig) -> None:
     _choice("config.data.source", config.data.source, ("shapes", "emoji", "folder"))
     _at_least("config.text.max_length", config.text.max_length, 2)
     _at_least("config.data.num_threads", config.data.num_threads, 1)
+    _at_least("config.data.num_workers", config.data.num_workers, 0)
     if not config.stages:
         raise UserError("config.stages is empty: a cascade needs at least one stage")
     previous = 0

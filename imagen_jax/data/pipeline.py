@@ -11,13 +11,16 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from imagen_jax.data.sources import BadItem, Item, Source
 from imagen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from grain import DatasetIterator
 
 # This many unreadable items in a row are taken for a disaster, not for bad luck.
 MAX_BAD_IN_A_ROW = 1000
@@ -56,11 +59,12 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    num_workers: int = 0,
     flip: bool = False,
     crop_size: int = 0,
     crop_multiple: int = 1,
-) -> Iterator[dict[str, Any]]:
-    """The endless batches of one process, read ahead in threads.
+) -> DatasetIterator[dict[str, Any]]:
+    """The endless batches of one process, read ahead in threads or in worker processes.
 
     Args:
       source: gives square pictures of side `image_size`.
@@ -70,15 +74,18 @@ def batches(
       seed: of the order, the flips and the crops.
       start_index: examples seen so far by the run (all processes): the position of the first.
       process_index, process_count: this process, of how many.
-      num_threads: reading threads; 0 reads when asked.
+      num_threads: reading threads, of each worker where there are some; 0 reads when asked.
+      num_workers: processes that read whole batches; 0 reads in this one. They do not change what
+        is read. The main module must be importable (`if __name__ == "__main__"`).
       flip: mirror each picture with probability 1/2.
       crop_size: cut a random square of this side from each picture; 0 takes it whole.
       crop_multiple: the corner of a crop is at multiples of this.
 
-    Yields:
-      Dicts of `image` `[b, S, S, 3]` uint8 (S is crop_size or image_size), `captions` (list of b
-      strings) and `num_bad` (how many rows had to be replaced, because an item could not be read,
-      by the next item in the source that can).
+    Returns:
+      An endless iterator (`close()` ends its threads and workers) over dicts of `image`
+      `[b, S, S, 3]` uint8 (S is crop_size or image_size), `captions` (list of b strings) and
+      `num_bad` (how many rows had to be replaced, because an item could not be read, by the next
+      item in the source that can).
 
     Raises:
       UserError: sizes do not divide or fit, a negative seed or position, an empty source, or
@@ -108,12 +115,15 @@ def batches(
         position=_positions(batch_size, start_index, process_index, process_count),
     )
     local = batch_size // process_count
-    ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * local)
+    side = crop_size or image_size
+    # Four batches ahead: enough for an uneven reader, little memory for large pictures.
+    ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
     if num_threads < 1:
         ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    stream = iter(grain.MapDataset.source(rows).to_iter_dataset(ahead))
-    side = crop_size or image_size
-    return _collate(stream, local, (side, side, 3))
+    stream = grain.MapDataset.source(_Batches(rows, local, (side, side, 3))).to_iter_dataset(ahead)
+    if num_workers:
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(stream)
 
 
 def first_items(source: Source, number: int) -> list[Item]:
@@ -133,19 +143,6 @@ def _positions(
         return start + step * batch_size + process_index * local + within
 
     return position
-
-
-def _collate(
-    stream: Iterator[tuple[np.ndarray, str, bool]], size: int, shape: tuple[int, int, int]
-) -> Iterator[dict[str, Any]]:
-    while True:
-        image = np.empty((size, *shape), np.uint8)
-        captions, num_bad = [], 0
-        for i in range(size):
-            image[i], caption, was_bad = next(stream)
-            captions.append(caption)
-            num_bad += was_bad
-        yield {"image": image, "captions": captions, "num_bad": num_bad}
 
 
 class _Reader:
@@ -214,3 +211,24 @@ class _Rows:
                 top, left = (int(draw() * places) * self._crop_multiple for _ in range(2))
                 image = image[top : top + self._crop_size, left : left + self._crop_size]
         return image, item.caption, was_bad
+
+
+class _Batches:
+    """The batches of this process, each read by one thread."""
+
+    def __init__(self, rows: _Rows, size: int, shape: tuple[int, int, int]):
+        self._rows = rows
+        self._size = size
+        self._shape = shape
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._size
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = np.empty((self._size, *self._shape), np.uint8)
+        captions, num_bad = [], 0
+        for i in range(self._size):
+            image[i], caption, was_bad = self._rows[index * self._size + i]
+            captions.append(caption)
+            num_bad += was_bad
+        return {"image": image, "captions": captions, "num_bad": num_bad}

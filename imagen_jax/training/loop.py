@@ -139,6 +139,7 @@ def train_stage(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,
+        num_workers=config.data.num_workers,
         flip=config.data.flip,
         crop_size=train.crop_size,
         crop_multiple=crop_multiple(config, name),
@@ -234,6 +235,7 @@ def train_stage(
             save(state, step)
         raise
     finally:
+        host_batches.close()
         checkpoints.close()
         if is_main:
             bar.close()
