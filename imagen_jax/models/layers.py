@@ -113,7 +113,7 @@ class ResBlock(nn.Module):
       dropout: rate before the second convolution.
       scaled: the block of the Efficient U-Net: sum (x + h) / sqrt(2) (App. B), and a 1x1
         convolution always lies on the shortcut, as Fig. A.27 draws it. Otherwise ADM's: plain sum
-        of a second convolution that starts at zero, and a 1x1 only where the width changes.
+        and a 1x1 only where the width changes.
       resample: "none", "down" (2x2 mean) or "up" (nearest), on both branches (ADM "biggan").
     """
 
@@ -133,10 +133,9 @@ class ResBlock(nn.Module):
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
-        # The scaled sum keeps the variance only if both of its terms have it, so the second
-        # convolution of the Efficient U-Net does not start at zero: with zero, the eight blocks of
-        # a level would weaken the signal sixteen times.
-        h = conv3x3(self.width, self.dtype, "conv_2", zero=not self.scaled)(h)
+        # Zero at first (ADM). In the Efficient U-Net too, although a sum with zero, scaled, is a
+        # weaker signal: it learned faster than with a convolution that keeps the variance.
+        h = conv3x3(self.width, self.dtype, "conv_2", zero=True)(h)
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
             x = dense(self.width, self.dtype, "shortcut")(x)
@@ -168,7 +167,8 @@ def run_stacked(
     """Runs `len(inputs)` equal blocks whose parameters are stacked under `parent/name`.
 
     Scanned with rematerialisation or unrolled in Python, over the same parameters. (Unrolling
-    inside `lax.scan` instead would still stack every residual of the backward pass.)
+    inside `lax.scan` instead would still stack every residual of the backward pass.) On a CPU the
+    gradients of convolutions are ten times slower inside a loop: train unrolled there.
 
     Args:
       parent: the compact module that owns the parameters.
@@ -201,5 +201,10 @@ def run_stacked(
         return h, h
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
-    h, outputs = jax.lax.scan(jax.checkpoint(step), h, (params, jnp.arange(count), stacked))
+    h, outputs = jax.lax.scan(
+        # Nothing outside of the loop could undo the rematerialisation: no barriers against it.
+        jax.checkpoint(step, prevent_cse=False),
+        h,
+        (params, jnp.arange(count), stacked),
+    )
     return h, unstack(outputs, count)

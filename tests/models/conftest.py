@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def perturb(params: dict, scale: float = 0.1) -> dict:
     return jax.tree.map(lambda x: x + jnp.float32(scale * rng.normal(size=x.shape)), params)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tiny:
     """A network, its parameters as drawn and perturbed, and inputs for a batch of 2 at 8x8."""
 
@@ -65,6 +66,11 @@ class Tiny:
         model = inputs.pop("model", self.model)
         features = project_text(model, params, self.text if text is None else text)
         return apply_model(model, params, z, logsnr, features, **inputs)
+
+    @functools.cached_property
+    def jitted(self):
+        """`predict`, compiled once for all tests that call it alike."""
+        return jax.jit(self.predict)
 
 
 @pytest.fixture(scope="session", params=["unet", "efficient_unet"])
