@@ -201,16 +201,14 @@ def test_other_sizes_than_the_trained_one(tiny):
     assert prediction.shape == z.shape and bool(jnp.all(jnp.isfinite(prediction)))
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_dropout_needs_a_key_and_differs_between_blocks_and_keys(tiny, scan):
-    model = changed(tiny.model, dropout=0.5, scan_blocks=scan)
+def test_dropout_needs_a_key_and_differs_between_keys(tiny):
+    # One kind scanned, the other unrolled: both ways of handing keys to blocks.
+    model = changed(tiny.model, dropout=0.5, scan_blocks=tiny.model.config.kind == "unet")
     predict = jax.jit(lambda params, key: tiny.predict(params, model=model, dropout_key=key))
-    off = jax.jit(lambda params: tiny.predict(params, model=model))(tiny.perturbed)
-    np.testing.assert_allclose(off, tiny.jitted(tiny.perturbed), atol=1e-5)
     first = predict(tiny.perturbed, jax.random.key(0))
     np.testing.assert_array_equal(first, predict(tiny.perturbed, jax.random.key(0)))
     assert float(jnp.abs(first - predict(tiny.perturbed, jax.random.key(1))).max()) > 1e-2
-    assert float(jnp.abs(first - off).max()) > 1e-2
+    assert float(jnp.abs(first - tiny.jitted(tiny.perturbed)).max()) > 1e-2
 
 
 def build(resolution=16, **changes):
