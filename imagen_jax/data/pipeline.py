@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -122,8 +123,16 @@ def batches(
         ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     stream = grain.MapDataset.source(_Batches(rows, local, (side, side, 3))).to_iter_dataset(ahead)
     if num_workers:
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_interrupt
+        )
     return iter(stream)
+
+
+def _ignore_interrupt(worker: int, count: int) -> None:
+    """Ctrl-C reaches workers too; the main process ends them once it has saved."""
+    del worker, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def first_items(source: Source, number: int) -> list[Item]:

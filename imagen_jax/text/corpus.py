@@ -101,11 +101,11 @@ class Corpus:
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """One (text, target)."""
         kind = rng.random()
-        if self.captions and kind < 0.35:
+        if self.captions and kind < 0.4:
             return rng.choice(self.captions)
-        if kind < 0.6:
+        if kind < 0.7:
             return scene(rng)
-        if kind < 0.85:
+        if kind < 0.9:
             text = rng.choice(self.names)
             text = rng.choice(_STYLES).format(x=text) if rng.random() < 0.4 else text
         else:

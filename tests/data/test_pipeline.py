@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from absl import flags
 
 from imagen_jax.data.pipeline import batches, first_items, item_order
 from imagen_jax.data.shapes.source import ShapesSource
@@ -82,6 +83,19 @@ def test_order_does_not_depend_on_batch_size_or_threads():
     assert order == visited(run(Numbered(10), 3, batch_size=8))
     assert order == visited(run(Numbered(10), 12, batch_size=2, num_threads=0))
     assert order == [item_order(Numbered(10), 0)(p) for p in range(24)]
+
+
+@pytest.mark.multiprocess
+def test_worker_processes_read_the_same():
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+    source = ShapesSource("train", SIZE)
+    here = run(source, 5)
+    stream = batches(source, batch_size=4, image_size=SIZE, seed=0, num_workers=2)
+    there = list(itertools.islice(stream, 5))
+    stream.close()
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        assert a["captions"] == b["captions"]
 
 
 def test_bad_items_are_replaced_and_counted():

@@ -1,0 +1,68 @@
+"""The command line of train.py: wrong input is one message, status 2 and nothing written."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
+
+
+def train(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *flags],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "--config is needed"),
+        (["--config=configs/nothing.py"], "No such file"),
+        ([TINY], "--workdir is needed"),
+        ([TINY, "--workdir={file}"], "is a file; give a directory"),
+        ([TINY, "--workdir={new}", "--stage=bse"], "not one of base, sr16"),
+        ([TINY, "--config.sede=3"], 'Did you mean "seed"'),
+        ([TINY, "--config.stages.base.train.batchsize=3"], 'Did you mean "batch_size"'),
+        ([TINY, "--config.stages.base.train.batch_size=x"], "batch_size=x"),
+        ([TINY, "--workdir={new}", "--config.stages.base.sample.percentile=0.995"], "in percent"),
+        ([TINY, "--workdir={new}", "--config.mesh.data=3"], "does not cover 1 device"),
+        ([TINY, "--workdir={new}", "--config.stages.base.resolution=9"], "must be a multiple"),
+        ([TINY, "--workdir={new}", "--config.text.encoder=/nowhere"], "text.encoder"),
+        ([TINY, "--workdir={new}", "--init_from=/nowhere"], "no weights in /nowhere"),
+        (
+            [TINY, "--workdir={new}", "--config.data.source=folder", "--config.data.path={empty}"],
+            "{empty}",
+        ),
+        (
+            [TINY, "--workdir={new}", "--config.data.source=emoji", "--config.data.path=/no.ttf"],
+            "fonts-noto-color-emoji",
+        ),
+    ],
+)
+def test_wrong_input_is_one_message(tmp_path, flags, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    places = {name: str(tmp_path / name) for name in ("file", "new", "empty")}
+    result = train(*(flag.format(**places) for flag in flags))
+    assert result.returncode in (1, 2)
+    assert message.format(**places) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_answers_within_three_seconds_and_names_the_flags():
+    start = time.monotonic()
+    result = train("--help")
+    # Process start and imports alone; ten times what it takes on an idle core.
+    assert time.monotonic() - start < 3
+    for flag in ("--config", "--workdir", "--stage", "--init_from", "--dry_run"):
+        assert flag in result.stdout
