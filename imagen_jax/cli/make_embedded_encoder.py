@@ -24,9 +24,6 @@ from imagen_jax.text.tokenizer import SENTENCEPIECE, load_tokenizer
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _STEPS = flags.DEFINE_integer("steps", PretrainConfig.num_steps, "Training steps.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the corpus, the initialisation and the noise.")
-_TOKENIZER = flags.DEFINE_bool(
-    "new_tokenizer", True, "Train the vocabulary, or keep that in --out."
-)
 
 VOCAB_SIZE = 2048
 CONFIG = T5Config(

@@ -36,7 +36,7 @@ MASK_ID = 2  # The unknown token: with byte fallback no text contains it.
 class PretrainConfig:
     """How the encoder is trained; `length` is that of the source and of the target."""
 
-    num_steps: int = 3000
+    num_steps: int = 2600
     batch_size: int = 64
     length: int = 24
     learning_rate: float = 2e-3

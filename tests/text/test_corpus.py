@@ -19,7 +19,7 @@ def test_draws_are_a_function_of_the_seed_and_varied():
     corpus = Corpus([("a red circle", "1 red circle plain")])
     draws = [[corpus.draw(rng) for _ in range(500)] for rng in (random.Random(3), random.Random(3))]
     assert draws[0] == draws[1]
-    assert len(set(draws[0])) > 300
+    assert len(set(draws[0])) > 250  # two fifths are the one caption given
     assert corpus.captions[0] in draws[0]
 
 
