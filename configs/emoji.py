@@ -46,7 +46,7 @@ def get_config():
             embed_dim=128,
         ),
         train=train,
-        sample=SampleConfig(num_steps=64, guidance_weight=3.0),
+        sample=SampleConfig(num_steps=32, guidance_weight=3.0),
     )
     sr64 = StageConfig(
         resolution=64,
@@ -61,7 +61,7 @@ def get_config():
             embed_dim=96,
         ),
         train=train,
-        sample=SampleConfig(num_steps=32, guidance_weight=1.0, aug_level=0.1),
+        sample=SampleConfig(num_steps=16, guidance_weight=1.0, aug_level=0.1),
     )
     return to_config_dict(
         CascadeConfig(

@@ -53,7 +53,8 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self._checkpointer = ocp.training.Checkpointer(
-            epath.Path(directory),
+            # Orbax refuses relative paths, and only once it writes.
+            epath.Path(directory).resolve(),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             # A killed save leaves a temporary directory behind; it is not a checkpoint.
             cleanup_tmp_directories=True,

@@ -34,11 +34,12 @@ MESH = MeshConfig(data=1, fsdp=4, tensor=2)
     [
         ("a/kernel", (128, 256), ("tensor", "fsdp")),
         ("a/kernel", (256, 256), ("tensor", "fsdp")),  # a tie: output channels
-        ("a/kernel", (256, 30), ("fsdp",)),
+        ("a/kernel", (256, 31), ("fsdp",)),
         ("a/kernel", (3, 3, 64, 128), (None, None, None, "fsdp")),
-        ("a/kernel", (3, 3, 128, 3), (None, None, "fsdp")),
+        ("a/kernel", (3, 3, 256, 3), (None, None, "fsdp")),
+        ("a/kernel", (3, 3, 128, 3), ()),  # small: whole
         ("a/blocks/kernel", (8, 3, 3, 64, 64), (None, None, None, None, "fsdp")),
-        ("a/blocks/bias", (64, 66), ()),  # the layer axis stays whole, 66 does not divide
+        ("a/blocks/bias", (64, 67), ()),  # the layer axis stays whole, 67 does not divide
         ("a/bias", (128,), ()),
     ],
 )

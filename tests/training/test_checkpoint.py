@@ -61,6 +61,15 @@ def test_a_checkpoint_of_one_mesh_restores_on_another_bit_for_bit(tmp_path):
     checkpoints.close()
 
 
+def test_a_relative_directory_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mesh = make_mesh(MeshConfig())
+    checkpoints = Checkpoints("run/checkpoints", 2)
+    checkpoints.save(3, state_on(mesh, 3), INFO)
+    checkpoints.close()
+    assert (tmp_path / "run/checkpoints/3").is_dir()
+
+
 def test_the_newest_are_kept_and_found_again(tmp_path):
     mesh = make_mesh(MeshConfig())
     checkpoints = Checkpoints(tmp_path, 2)
