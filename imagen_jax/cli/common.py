@@ -39,6 +39,9 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             main(argv)
         except UserError as error:
             _fail(str(error))
+        except KeyboardInterrupt:
+            print("\nInterrupted.", file=sys.stderr)
+            sys.exit(130)
 
     # Orbax tells of every file that it writes.
     logging.set_verbosity(logging.WARNING)

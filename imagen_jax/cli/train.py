@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from absl import flags
@@ -64,19 +65,17 @@ def main(argv: list[str]) -> None:
                 f"it has {', '.join(weights.stages)} (choose one with --stage)"
             )
     for name in stages:
-        try:
-            train_stage(
-                config,
-                name,
-                epath.Path(WORKDIR.value or "."),
-                encoder,
-                mesh,
-                init_from=weights,
-                dry_run=DRY_RUN.value,
-            )
-        except KeyboardInterrupt:
-            print(
-                f"\nInterrupted; stage {name} is saved. The same command continues.",
-                file=sys.stderr,
-            )
-            sys.exit(130)
+        received = train_stage(
+            config,
+            name,
+            epath.Path(WORKDIR.value or "."),
+            encoder,
+            mesh,
+            init_from=weights,
+            dry_run=DRY_RUN.value,
+        )
+        if received is not None:
+            print(f"\nStage {name} is saved. The same command continues it.", file=sys.stderr)
+            # A scheduler that sent SIGTERM got what it asked for; after Ctrl-C a shell script
+            # should not go on as if the run were done.
+            sys.exit(0 if received == signal.SIGTERM else 130)

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from imagen_jax.config import StageConfig
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from imagen_jax.text.encoder import TextEncoder
-from imagen_jax.types import Array, Batch
+from imagen_jax.types import Array, Batch, TextCond
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, name: str) -> None:
@@ -50,3 +52,21 @@ def device_batches(
         ids, mask = encoder.tokenizer(host["captions"], encoder.max_length)
         text = encoder.encode(global_array(ids, mesh), global_array(mask, mesh))
         yield Batch(image=global_array(host["image"], mesh), text=text), host["num_bad"]
+
+
+def abstract_batch(stage: StageConfig, encoder: TextEncoder, mesh: Mesh) -> Batch:
+    """The shapes and shardings of a training batch."""
+    sharding = batch_sharding(mesh)
+    size = stage.train.crop_size or stage.resolution
+    count, length = stage.train.batch_size, encoder.max_length
+
+    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    return Batch(
+        image=leaf((count, size, size, 3), jnp.uint8),
+        text=TextCond(
+            tokens=leaf((count, length, encoder.dim), jnp.float32),
+            mask=leaf((count, length), jnp.bool_),
+        ),
+    )

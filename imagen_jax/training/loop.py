@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from typing import Any
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -17,16 +19,20 @@ from imagen_jax.data.pipeline import batches
 from imagen_jax.data.sources import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.models import build_model
-from imagen_jax.parallel.mesh import batch_sharding, replicated
+from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.training import feed, preview, summary
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo, check_same_run
+from imagen_jax.training.interrupt import StopSignal
 from imagen_jax.training.logs import RunLog
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import bucket_means, make_condition_gap, make_train_step
-from imagen_jax.types import Batch, TextCond
+from imagen_jax.types import Array
+
+# Folded into a stage's key for its first parameters; steps fold in their number, from 0.
+INIT = 2**31 - 1
 
 
 def train_stage(
@@ -38,7 +44,7 @@ def train_stage(
     *,
     init_from: artefact.Artefact | None = None,
     dry_run: bool = False,
-) -> None:
+) -> signal.Signals | None:
     """Trains one stage until `train.num_steps`, continuing from its newest checkpoint.
 
     Args:
@@ -49,6 +55,9 @@ def train_stage(
       mesh: the devices.
       init_from: weights to start from when there is no checkpoint yet.
       dry_run: print what would happen, then return; nothing is written.
+
+    Returns:
+      None, or the signal that ended the run early, after it was saved.
 
     Raises:
       UserError: settings that do not fit the devices, the data or the checkpoint.
@@ -70,64 +79,60 @@ def train_stage(
     abstract = abstract_state(model, optimizer, mesh)
     source = load_source(config.data, "train", stage.resolution)
 
-    # --- compile ------------------------------------------------------------------------------
-    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    jitted = jax.jit(
-        make_train_step(stage, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(state_shardings, replicated(mesh)),
-    )
     key = jax.device_put(stage_key(config, name), replicated(mesh))
     if is_main:
-        print(summary.describe(name, stage, mesh, abstract, None), flush=True)
-    compile_start = time.perf_counter()
-    step_program = jitted.lower(
-        abstract, abstract_batch(config, name, encoder, mesh), key
-    ).compile()
-    memory = step_program.memory_analysis()
-    if is_main:
-        print(
-            f"  compiled    in {time.perf_counter() - compile_start:.0f} s; the step needs "
-            f"{summary.human_bytes(memory.temp_size_in_bytes)} per device beside the state",
-            flush=True,
-        )
-    if dry_run:
-        return
+        print(summary.describe(name, stage, mesh, abstract), flush=True)
 
-    # --- resume, or start from weights, or from scratch ---------------------------------------
+    # --- where to start: everything that can be refused is refused before the compiler runs ---
     directory = workdir / name
-    directory.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
-    images_before = examples_seen = 0
-    latest = checkpoints.latest_step
+    checkpoints = latest = info = None
+    if not dry_run:
+        directory.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
+        latest = checkpoints.latest_step
     if latest is not None:
         info = checkpoints.info(latest)
         check_same_run(info.config, config, name)
-        if info.encoder != encoder.identity:
-            raise UserError(
-                f"the checkpoint of stage {name!r} was trained with text encoder {info.encoder}, "
-                f"but config.text.encoder={config.text.encoder!r} is {encoder.identity}"
-            )
+        check_same_encoder(f"the checkpoint of stage {name!r}", info.encoder, config, encoder)
+        if latest >= train.num_steps:
+            if is_main:
+                print(f"  already trained to step {latest:,}\n", flush=True)
+            checkpoints.close()
+            return None
+    elif init_from is not None:
+        check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
+        artefact.check_params(name, init_from.stages[name].params, abstract.params)
+
+    # --- compile ------------------------------------------------------------------------------
+    compile_start = time.perf_counter()
+    step_program = compile_step(config, name, model, optimizer, abstract, encoder, mesh, key)
+    if is_main:
+        needed = step_program.memory_analysis().temp_size_in_bytes
+        print(
+            f"  compiled    in {time.perf_counter() - compile_start:.0f} s; the step needs "
+            f"{summary.human_bytes(needed)} per device beside the state",
+            flush=True,
+        )
+    if dry_run:
+        return None
+
+    # --- state: from the checkpoint, from weights, or from scratch ----------------------------
+    images_before = examples_seen = 0
+    if info is not None:
         state = checkpoints.restore(latest, abstract)
         images_before, examples_seen = info.images_before, info.examples_seen
         note = f"continuing from the checkpoint of step {latest:,}"
-    elif init_from is not None and name in init_from.stages:
+    elif init_from is not None:
         weights = init_from.stages[name]
-        artefact.check_params(name, weights.params, abstract.params)
         state = state_from_params(weights.params, optimizer, mesh)
         images_before = weights.images_seen
         note = f"starting from weights that saw {images_before:,} images"
     else:
-        state = init_state(model, optimizer, mesh, jax.random.fold_in(key, 2**31 - 1))
+        state = init_state(model, optimizer, mesh, jax.random.fold_in(key, INIT))
         note = "starting from scratch"
-    step = first_step = int(state.step)
+    step = int(state.step)
     if is_main:
         print(f"  {note}\n", flush=True)
-    if step >= train.num_steps:
-        if is_main:
-            print(f"Stage {name} is already trained to step {step:,}.", flush=True)
-        checkpoints.close()
-        return
 
     # --- input --------------------------------------------------------------------------------
     host_batches = batches(
@@ -193,47 +198,45 @@ def train_stage(
     bad_items = 0
     window = Window(step)
     try:
-        while step < train.num_steps:
-            wait_start = time.perf_counter()
-            batch, num_bad = next(stream)
-            bad_items += num_bad
-            window.data_wait += time.perf_counter() - wait_start
-            state, metrics = step_program(state, batch, key)
-            step += 1
-            examples_seen += train.batch_size
-            if window.metrics:
-                # One step behind: the devices always have the next step queued, and the bar
-                # shows work that is done.
-                jax.block_until_ready(window.metrics[-1])
-            window.metrics.append(metrics)
-            if bar is not None:
-                bar.update(1)
-
-            last = step == train.num_steps
-            if step % train.log_every == 0 or last:
-                gap = float(condition_gap(state.ema_params, batch, key))
-                values = window.summarize(step, train.batch_size)
-                last_loss = values["loss"]
+        with StopSignal() as stop:
+            while step < train.num_steps and stop.received is None:
+                wait_start = time.perf_counter()
+                batch, num_bad = next(stream)
+                bad_items += num_bad
+                window.data_wait += time.perf_counter() - wait_start
+                state, metrics = step_program(state, batch, key)
+                step += 1
+                examples_seen += train.batch_size
+                if window.metrics:
+                    # One step behind: the devices always have the next step queued, and the bar
+                    # shows work that is done.
+                    jax.block_until_ready(window.metrics[-1])
+                window.metrics.append(metrics)
                 if is_main:
+                    bar.update(1)
+
+                last = step == train.num_steps
+                if step % train.log_every == 0 or last:
+                    gap = float(condition_gap(state.ema_params, batch, key))
+                    values = window.summarize(step, train.batch_size)
+                    last_loss = values["loss"]
                     values |= {
                         "conditional_minus_unconditional_loss": gap,
                         "learning_rate": float(rate_of(step - 1)),
                         "images_seen": images_before + examples_seen,
                         "bad_items": bad_items,
                     }
-                    log.scalars(step, values)
-                    bar.set_postfix_str(
-                        f"loss {last_loss:.4f}, {values['images_per_second']:.0f} images/s"
-                    )
-                window = Window(step)
-            if step % train.save_every == 0 or last:
-                save(state, step)
-            if step % train.preview_every == 0 or last:
-                show(state, step)
-    except KeyboardInterrupt:
-        if step > first_step:
-            save(state, step)
-        raise
+                    if is_main:
+                        log.scalars(step, values)
+                        rate = f"{values['images_per_second']:.0f} images/s"
+                        bar.set_postfix_str(f"loss {last_loss:.4f}, {rate}")
+                    window = Window(step)
+                # A run that is asked to stop is saved where it is.
+                if step % train.save_every == 0 or last or stop.received is not None:
+                    save(state, step)
+                if step % train.preview_every == 0 or last:
+                    show(state, step)
+            return stop.received
     finally:
         host_batches.close()
         checkpoints.close()
@@ -269,6 +272,37 @@ class Window:
         }
 
 
+def check_same_encoder(
+    what: str, identity: str, config: CascadeConfig, encoder: TextEncoder
+) -> None:
+    """Raises UserError if weights were trained with another text encoder than this one."""
+    if identity != encoder.identity:
+        raise UserError(
+            f"{what} was trained with text encoder {identity[:12]}, but "
+            f"config.text.encoder={config.text.encoder!r} is {encoder.identity[:12]}"
+        )
+
+
+def compile_step(
+    config: CascadeConfig,
+    name: str,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    encoder: TextEncoder,
+    mesh: Mesh,
+    key: Array,
+) -> jax.stages.Compiled:
+    """The train step as a program for this mesh; it cannot be recompiled by accident."""
+    stage = config.stages[name]
+    jitted = jax.jit(
+        make_train_step(stage, model, optimizer),
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
+    )
+    return jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key).compile()
+
+
 def stage_key(config: CascadeConfig, name: str) -> jax.Array:
     """The base key of one stage: each draws its own randomness from the cascade's seed."""
     return jax.random.fold_in(
@@ -280,25 +314,6 @@ def crop_multiple(config: CascadeConfig, name: str) -> int:
     """Crops start at multiples of the up-scaling factor, so crop-then-down is down-then-crop."""
     stage = config.stages[name]
     return stage.resolution // stage.low_resolution if stage.low_resolution else 1
-
-
-def abstract_batch(config: CascadeConfig, name: str, encoder: TextEncoder, mesh: Mesh) -> Batch:
-    """The shapes and shardings of a training batch."""
-    stage = config.stages[name]
-    sharding = batch_sharding(mesh)
-    size = stage.train.crop_size or stage.resolution
-    count, length = stage.train.batch_size, encoder.max_length
-
-    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    return Batch(
-        image=leaf((count, size, size, 3), jnp.uint8),
-        text=TextCond(
-            tokens=leaf((count, length, encoder.dim), jnp.float32),
-            mask=leaf((count, length), jnp.bool_),
-        ),
-    )
 
 
 def progress_bar(name: str, total: int, initial: int):

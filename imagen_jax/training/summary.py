@@ -33,9 +33,7 @@ def human_bytes(size: float) -> str:
     return f"{size / 1024**exponent:.1f} {unit}"
 
 
-def describe(
-    name: str, stage: StageConfig, mesh: Mesh, state: TrainState, temporary_bytes: int | None
-) -> str:
+def describe(name: str, stage: StageConfig, mesh: Mesh, state: TrainState) -> str:
     """The start-up message of one stage.
 
     Args:
@@ -43,7 +41,6 @@ def describe(
       stage: its config.
       mesh: what it runs on.
       state: the abstract train state, with shardings.
-      temporary_bytes: what the compiled step needs beside the state on each device, if known.
     """
     train = stage.train
     total = count_parameters(state.params)
@@ -60,12 +57,8 @@ def describe(
     ]
     for level, tree in state.params.items():
         lines.append(f"    {level:<10}{count_parameters(tree):>14,}")
-    state_bytes = bytes_per_device(state)
-    memory = f"  memory      {human_bytes(state_bytes)} of state per device"
-    if temporary_bytes is not None:
-        memory += f" + {human_bytes(temporary_bytes)} for the step"
     lines += [
-        memory,
+        f"  memory      {human_bytes(bytes_per_device(state))} of state per device",
         f"  images      {train.batch_size} a step, {images:,} in {train.num_steps:,} steps; "
         f"{typical:,} are typical for this size ({images / typical:.2%})",
     ]

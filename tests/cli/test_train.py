@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
 
 
-def train(*flags: str) -> subprocess.CompletedProcess:
+def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *flags],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -35,7 +35,17 @@ def train(*flags: str) -> subprocess.CompletedProcess:
         ([TINY, "--config.stages.base.train.batch_size=x"], "batch_size=x"),
         ([TINY, "--workdir={new}", "--config.stages.base.sample.percentile=0.995"], "in percent"),
         ([TINY, "--workdir={new}", "--config.mesh.data=3"], "does not cover 1 device"),
-        ([TINY, "--workdir={new}", "--config.stages.base.resolution=9"], "must be a multiple"),
+        ([TINY, "--workdir={new}", "--config.stages.base.resolution=9"], "must chain"),
+        (
+            [
+                TINY,
+                "--workdir={new}",
+                "--config.stages.base.resolution=9",
+                "--config.stages.sr16.low_resolution=9",
+                "--config.stages.sr16.resolution=18",
+            ],
+            "resolution 9 is not a multiple of the model's total stride 2",
+        ),
         ([TINY, "--workdir={new}", "--config.text.encoder=/nowhere"], "text.encoder"),
         ([TINY, "--workdir={new}", "--init_from=/nowhere"], "no weights in /nowhere"),
         (
@@ -57,6 +67,14 @@ def test_wrong_input_is_one_message(tmp_path, flags, message):
     assert message.format(**places) in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_batch_that_does_not_divide_names_one_that_does(tmp_path):
+    flags = [TINY, f"--workdir={tmp_path / 'new'}", "--config.stages.base.train.batch_size=9"]
+    result = train(*flags, devices=8)
+    assert result.returncode == 2
+    assert "batch_size=9 does not divide over the 8" in result.stderr
+    assert "for example 8" in result.stderr
 
 
 def test_help_answers_within_three_seconds_and_names_the_flags():
