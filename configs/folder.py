@@ -3,71 +3,24 @@
     python train.py --config=configs/folder.py --config.data.path=PICTURES --workdir=runs/mine
     python sample.py --workdir=runs/mine --prompts="what one of your captions says"
 
-The built-in text encoder knows simple English only; for more, point `config.text.encoder` at a
-Hugging Face T5 directory. The settings are for two CPU cores.
+The recipe of `shapes.py`, for two CPU cores. The built-in text encoder knows simple English only;
+for more, point `config.text.encoder` at a Hugging Face T5 directory.
 """
 
-from imagen_jax.config import (
-    CascadeConfig,
-    DataConfig,
-    ModelConfig,
-    SampleConfig,
-    StageConfig,
-    TextConfig,
-    TrainConfig,
-    to_config_dict,
-)
+import dataclasses
+from pathlib import Path
+
+from imagen_jax.config import DataConfig, TextConfig, load_config, to_config_dict
 
 
 def get_config():
     """The config as an `ml_collections.ConfigDict`."""
-    train = TrainConfig(
-        batch_size=32,
-        num_steps=100_000,
-        learning_rate=1e-3,
-        warmup_steps=500,
-        adam_b2=0.99,
-        ema_max=0.999,
-        log_every=50,
-        preview_every=2000,
-        save_every=2000,
-    )
-    base = StageConfig(
-        resolution=32,
-        # Differs from Imagen: the base is an Efficient U-Net too. Down-sampling first leaves 16x16
-        # positions at most, which two cores can train.
-        model=ModelConfig(
-            channels=(64, 128, 128),
-            num_res_blocks=(2, 2, 2),
-            strides=(2, 2, 2),
-            self_attention=(False, True, True),
-            text_attention=("none", "joint", "joint"),
-            head_dim=32,
-            embed_dim=128,
-        ),
-        train=train,
-        sample=SampleConfig(num_steps=32, guidance_weight=3.0),
-    )
-    sr64 = StageConfig(
-        resolution=64,
-        low_resolution=32,
-        model=ModelConfig(
-            channels=(32, 64, 64),
-            num_res_blocks=(2, 2, 1),
-            strides=(2, 2, 2),
-            self_attention=(False, False, True),
-            text_attention=("none", "none", "joint"),
-            head_dim=32,
-            embed_dim=96,
-        ),
-        train=train,
-        sample=SampleConfig(num_steps=16, guidance_weight=1.0, aug_level=0.1),
-    )
+    shapes = load_config(str(Path(__file__).with_name("shapes.py")))
     return to_config_dict(
-        CascadeConfig(
+        dataclasses.replace(
+            shapes,
             name="folder",
             text=TextConfig(max_length=64),
             data=DataConfig(source="folder"),
-            stages={"base": base, "sr64": sr64},
         )
     )
