@@ -135,10 +135,15 @@ def _ignore_interrupt(worker: int, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def first_items(source: Source, number: int) -> list[Item]:
-    """The first items of the source (fewer where it has fewer), as training would read them."""
+def spread_items(source: Source, number: int) -> list[Item]:
+    """Items evenly spread over the source (the first of an endless one), as training reads them.
+
+    Fewer where it has fewer.
+    """
     reader = _Reader(source)
-    return [reader.read(index)[0] for index in range(min(number, len(source)))]
+    number = min(number, len(source))
+    stride = 1 if source.endless else len(source) // number
+    return [reader.read(position * stride)[0] for position in range(number)]
 
 
 def _positions(

@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import first_items
+from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.sources import Source
 from imagen_jax.diffusion import augmentation, process, schedules
 from imagen_jax.models import apply_model, project_text
@@ -29,8 +29,8 @@ AUG_LEVEL = 0.1
 
 
 def preview_batch(source: Source, encoder: TextEncoder, mesh: Mesh) -> tuple[Batch, list[str]]:
-    """The first pictures of the source, whole on every device, and their captions."""
-    items = first_items(source, NUM_PICTURES)
+    """Some pictures of the source, whole on every device, and their captions."""
+    items = spread_items(source, NUM_PICTURES)
     captions = [item.caption for item in items]
     image = np.stack([item.image for item in items])
     ids, mask = encoder.tokenizer(captions, encoder.max_length)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from imagen_jax.data.pipeline import batches, first_items, item_order
+from imagen_jax.data.pipeline import batches, item_order, spread_items
 from imagen_jax.data.shapes.source import ShapesSource
 from imagen_jax.data.sources import BadItem, Item
 from imagen_jax.errors import UserError
@@ -155,8 +155,9 @@ def test_an_endless_source_is_walked():
     np.testing.assert_array_equal(batch["image"][2], source.item(1002).image)
 
 
-def test_first_items_skip_what_cannot_be_read():
-    assert [item.caption for item in first_items(Numbered(3, bad={1}), 8)] == ["0", "2", "2"]
+def test_spread_items_skip_what_cannot_be_read():
+    assert [item.caption for item in spread_items(Numbered(3, bad={1}), 8)] == ["0", "2", "2"]
+    assert [item.caption for item in spread_items(Numbered(10), 3)] == ["0", "3", "6"]
 
 
 @pytest.mark.parametrize(
