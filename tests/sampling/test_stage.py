@@ -198,8 +198,6 @@ def test_weight_zero_ignores_the_text(case):
 
 def test_only_the_last_state_is_kept(case):
     stage, model, params, text, low_res = case
-    if stage.low_resolution:
-        pytest.skip("the loop is the same")
     keys = lib.picture_keys(np.arange(3, dtype=np.uint32), 0)
 
     def memory(num_steps):
