@@ -2,8 +2,9 @@
 
 The text is projected to keys and values once, before the loop. Each step is one pass through the
 network with conditional and unconditional rows interleaved (row 2i is conditional, 2i + 1 not),
-so that a batch that is sharded over devices stays where it is. Everything numeric in
-`SampleSettings` is traced: sweeps over it do not recompile.
+so that a batch that is sharded over devices stays where it is; without guidance (w = 1) there are
+no unconditional rows. Everything numeric in `SampleSettings` is traced: sweeps over it do not
+recompile.
 
 All noise of a picture comes from its own key, so it depends neither on its neighbours nor on the
 batch that it is drawn in.
@@ -43,6 +44,7 @@ class SampleSettings:
     eta: Array
     gamma: Array
     aug_level: Array
+    guided: bool = flax.struct.field(pytree_node=False)
     sampler: str = flax.struct.field(pytree_node=False)
     num_steps: int = flax.struct.field(pytree_node=False)
     threshold: str = flax.struct.field(pytree_node=False)
@@ -64,6 +66,7 @@ def make_settings(config: SampleConfig, name: str = "settings") -> SampleSetting
         eta=jnp.float32(config.eta),
         gamma=jnp.float32(config.gamma),
         aug_level=jnp.float32(config.aug_level),
+        guided=config.guidance_weight != 1.0,
         sampler=config.sampler,
         num_steps=config.num_steps,
         threshold=config.threshold,
@@ -139,7 +142,8 @@ def _sample(
     diffusion: DiffusionConfig,
     resolution: int,
 ) -> Array:
-    features = project_text(model, params, jax.tree.map(_interleave, text, null_text(text)))
+    doubled = _interleave if settings.guided else lambda a, b: a
+    features = project_text(model, params, jax.tree.map(doubled, text, null_text(text)))
     condition = {}
     if low_res is not None:
         eps = samplers.draw_noise(keys, LOW_RES_NOISE, low_res.shape[1:])
@@ -147,17 +151,18 @@ def _sample(
         noisy = augmentation.noise_low_res(low_res, aug_level, eps)
         noisy = augmentation.upsample(noisy, resolution // low_res.shape[1])
         condition = {
-            "low_res": _interleave(noisy, noisy),
-            "aug_level": _interleave(aug_level, aug_level),
+            "low_res": doubled(noisy, noisy),
+            "aug_level": doubled(aug_level, aug_level),
         }
 
     def denoise(z: Array, logsnr: Array) -> Array:
         prediction = apply_model(
-            model, params, _interleave(z, z), _interleave(logsnr, logsnr), features, **condition
+            model, params, doubled(z, z), doubled(logsnr, logsnr), features, **condition
         )
-        conditional, unconditional = prediction[0::2], prediction[1::2]
-        guided = guidance.guide(conditional, unconditional, settings.guidance_weight)
-        x_hat = process.predict_x(guided, z, logsnr, diffusion.prediction)
+        if settings.guided:
+            conditional, unconditional = prediction[0::2], prediction[1::2]
+            prediction = guidance.guide(conditional, unconditional, settings.guidance_weight)
+        x_hat = process.predict_x(prediction, z, logsnr, diffusion.prediction)
         return thresholding.threshold(
             x_hat, settings.threshold, settings.percentile, settings.threshold_cap
         )

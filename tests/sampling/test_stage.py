@@ -134,8 +134,9 @@ def oracle(case, network, sample: SampleConfig, row: int, seed: int):
         SampleConfig(num_steps=3, eta=0.7, guidance_weight=3.0, percentile=90.0, aug_level=0.3),
         SampleConfig(num_steps=3, sampler="ancestral", gamma=0.4, threshold="static"),
         SampleConfig(num_steps=3, eta=0.0, percentile=90.0, threshold_cap=1.5, aug_level=0.0),
+        SampleConfig(num_steps=3, guidance_weight=1.0, threshold="static"),
     ],
-    ids=["ddim", "ancestral", "cap"],
+    ids=["ddim", "ancestral", "cap", "unguided"],
 )
 def test_equals_a_plain_loop(case, network, sample):
     pictures = draw(case, sample)
@@ -155,7 +156,7 @@ def test_numbers_do_not_recompile_but_choices_do(case):
         case,
         SampleConfig(
             num_steps=3,
-            guidance_weight=1.0,
+            guidance_weight=1.5,
             percentile=50.0,
             threshold_cap=2.0,
             eta=1.0,
