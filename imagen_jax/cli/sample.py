@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--start_image", metavar="FILE", help="enlarge this picture instead of drawing one"
     )
     what.add_argument("--batch_size", type=int, help="pictures at once")
-    what.add_argument("--out", required=True, metavar="DIR", help="where the pictures go")
+    what.add_argument(
+        "--out", default="outputs", metavar="DIR", help="where the pictures go (default outputs)"
+    )
     how = parser.add_argument_group(
         "settings (default: from the config)",
         "for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20)",
