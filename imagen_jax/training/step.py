@@ -132,7 +132,7 @@ def make_train_step(
         in_bucket = jax.nn.one_hot(bucket, len(BUCKETS))
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "bucket_loss": per_example @ in_bucket,
             "bucket_count": in_bucket.sum(0),
         }

@@ -11,6 +11,7 @@ import pytest
 from imagen_jax.config import MeshConfig, ModelConfig, StageConfig, TrainConfig
 from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from imagen_jax.parallel.sharding import MIN_SHARDED_SIZE
 from imagen_jax.training import step as step_module
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import abstract_state, init_state, state_from_params
@@ -83,11 +84,10 @@ MESHES = {
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    # SGD: Adam divides by sqrt(nu), so a parameter whose gradient is all rounding (nothing at the
-    # start but noise of 1e-9) would move by the full rate in a random direction.
     return run_steps(tiny_stage(), MeshConfig(), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MESHES)
 def test_five_steps_are_the_same_on_every_mesh(name, on_one_device):
     losses, state, _ = run_steps(tiny_stage(), MESHES[name], 8)
@@ -110,12 +110,12 @@ def test_fsdp_shards_parameters_ema_and_optimizer_alike():
     stage = tiny_stage()
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))
     state = abstract_state(network(stage), make_optimizer(stage.train), mesh)
-    total = sum(leaf.size for leaf in jax.tree.leaves(state))
-    local = sum(
-        np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int) for leaf in jax.tree.leaves(state)
-    )
-    # An eighth, but for the small arrays that stay whole.
-    assert local < total / 8 * 1.6
+    leaves = jax.tree.leaves(state)
+    large = [leaf for leaf in leaves if leaf.size >= MIN_SHARDED_SIZE]
+    # The rest is small: it would cost more to gather than to hold.
+    assert sum(leaf.size for leaf in large) > 0.8 * sum(leaf.size for leaf in leaves)
+    for leaf in large:
+        assert np.prod(leaf.sharding.shard_shape(leaf.shape)) == leaf.size / 8
     adam = next(s for s in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(s))
     for tree in (state.ema_params, adam.mu, adam.nu):
         assert jax.tree.map(lambda a: a.sharding, tree) == jax.tree.map(
