@@ -35,8 +35,9 @@ class RunInfo:
 
     Attributes:
       config: the cascade's config as plain JSON values.
-      examples_seen: images drawn from the data order so far in this run; the position in it.
-      images_before: images that the weights had seen before this run (`--init_from`).
+      examples_seen: images drawn from the data so far in this run.
+      images_before: images that the weights had seen before this run (`--init_from`). The position
+        in the order of the data is the sum of both.
       encoder: identity of the text encoder's weights.
     """
 

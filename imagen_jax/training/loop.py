@@ -140,7 +140,8 @@ def train_stage(
         batch_size=train.batch_size,
         image_size=stage.resolution,
         seed=config.seed,
-        start_index=examples_seen,
+        # Weights that are trained on go on in the data, too, instead of seeing its start again.
+        start_index=images_before + examples_seen,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         num_threads=config.data.num_threads,
