@@ -64,6 +64,7 @@ def test_params_are_float32_and_depend_on_the_key(tiny):
         assert constant == np.array_equal(value, other[path]), path
 
 
+@pytest.mark.slow
 def test_scanned_is_unrolled(tiny):
     scanned = changed(tiny.model, scan_blocks=True)
     loss, grads = gradients(tiny, tiny.perturbed)

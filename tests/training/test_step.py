@@ -127,13 +127,24 @@ def is_adam(node) -> bool:
     return isinstance(node, optax.ScaleByAdamState)
 
 
-def test_every_step_draws_new_times_and_noise():
-    stage = tiny_stage(text_drop_rate=0.0)
-    losses, *_ = run_steps(
-        dataclasses.replace(stage, train=dataclasses.replace(stage.train, learning_rate=1e-12)),
-        MeshConfig(),
-        1,
-    )
+@pytest.fixture(scope="module")
+def started():
+    """A fresh state on one device and the compiled step of `tiny_stage()`."""
+    stage = tiny_stage()
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    state = init_state(model, optimizer, mesh, jax.random.key(0))
+    return state, jax.jit(step_module.make_train_step(stage, model, optimizer))
+
+
+def test_every_step_draws_new_times_and_noise(started):
+    state, step = started
+    batch, key = random_batch(0, tiny_stage()), jax.random.key(1)
+    # The same parameters and pictures: only the number of the step differs.
+    losses = []
+    for n in range(5):
+        number = jax.device_put(jnp.int32(n), state.step.sharding)
+        losses.append(float(step(state.replace(step=number), batch, key)[1]["loss"]))
     assert len(set(losses)) == len(losses)
 
 
@@ -148,24 +159,20 @@ def test_times_are_spread_uniformly_and_differ_over_the_batch():
     assert abs(times.mean() - 0.5) < 5 * 0.289 / 16 / np.sqrt(200)
 
 
-def test_ema_follows_its_formula():
+def test_ema_follows_its_formula(started):
     decays = [float(step_module.ema_decay(jnp.int32(n), 0.9999)) for n in (0, 8, 10**7)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 0.9999], rtol=1e-6)
-    stage = tiny_stage()
-    model, optimizer = network(stage), make_optimizer(stage.train)
-    start = init_state(
-        model, optimizer, make_mesh(MeshConfig(), jax.devices()[:1]), jax.random.key(0)
-    )
-    step = jax.jit(step_module.make_train_step(stage, model, optimizer))
-    state, _ = step(start, random_batch(0, stage), jax.random.key(1))
+    start, step = started
+    state, _ = step(start, random_batch(0, tiny_stage()), jax.random.key(1))
     for old, new, ema in zip(
         *map(jax.tree.leaves, (start.params, state.params, state.ema_params)), strict=True
     ):
         np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-6)
 
 
-def test_bucket_sums_add_up_to_the_loss():
-    _, _, metrics = run_steps(tiny_stage(), MeshConfig(), 1, steps=1)
+def test_bucket_sums_add_up_to_the_loss(started):
+    state, step = started
+    _, metrics = step(state, random_batch(0, tiny_stage()), jax.random.key(1))
     assert metrics["bucket_count"].sum() == BATCH
     np.testing.assert_allclose(metrics["bucket_loss"].sum() / BATCH, metrics["loss"], rtol=1e-5)
     means = step_module.bucket_means({k: np.asarray(v) for k, v in metrics.items()})
