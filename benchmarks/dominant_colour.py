@@ -2,9 +2,10 @@
 
     python benchmarks/dominant_colour.py [--workdir=DIR] [--num_prompts=200]
 
-Without a workdir it takes the weights that ship. The prompts are captions of single objects that
-training does not draw (another seed). The dominant colour of a picture is the one of the ten
-object colours that is nearest to most of the pixels that are no background.
+Without a workdir it takes the weights that ship. The prompts are captions of single objects from
+another seed than training's; no combination in them is held out, and short ones occur in both. The
+dominant colour of a picture is the one of the ten object colours that is nearest to most of the
+pixels that are no background.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from imagen_jax.data.shapes import captions
 from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS
 from imagen_jax.sampling import Cascade
 
-SEED = 2024  # of the captions; training uses the config's
+SEED = 2024  # of the captions; training uses another
 
 
 def dominant_colour(picture: np.ndarray) -> str | None:
