@@ -40,7 +40,7 @@ from imagen_jax.models import build_model, init_params
 from imagen_jax.sampling import artefact as artefact_lib
 from imagen_jax.sampling.artefact import Artefact
 from imagen_jax.sampling.result import Result
-from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.sampling.stage import SampleSettings, make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
 
@@ -170,10 +170,9 @@ class Cascade:
             side = self.artefact.config.stages[stages[0]].low_resolution
             low_res = np.broadcast_to(low_res_picture(start_image, side), (total, side, side, 3))
 
-        text = self._encode(prompts)
+        text = self.encode(prompts)
         row_prompt = np.repeat(np.arange(len(prompts)), num_images)
         row_seed = np.tile(np.asarray(seeds, np.uint32), len(prompts))
-        order = list(self.artefact.config.ordered_stages())
         drawn = {}
         costs = {
             name: used[name].num_steps * self.artefact.config.stages[name].resolution ** 2
@@ -181,9 +180,7 @@ class Cascade:
         }
         with _progress_bar(total * sum(costs.values()), disable=not progress) as bar:
             for name in stages:
-                stage = self.artefact.config.stages[name]
-                size = batch_size or _default_batch_size(stage.resolution)
-                size = min(size, total)
+                size = min(batch_size or self.default_batch_size(name), total)
                 pictures = []
                 for start in range(0, total, size):
                     number = start // size + 1
@@ -191,22 +188,15 @@ class Cascade:
                     bar.set_description(f"{name} batch {number}/{-(-total // size)}{note}")
                     # The last batch is filled up with its last row, so that nothing recompiles.
                     rows = np.minimum(np.arange(start, start + size), total - 1)
-                    x = sample_stage(
-                        self.models[name],
-                        stage,
-                        self.artefact.stages[name].params,
+                    batch = self.draw_batch(
+                        name,
                         jax.tree.map(lambda a, r=rows: a[row_prompt[r]], text),
-                        picture_keys(row_seed[rows], order.index(name)),
+                        row_seed[rows],
                         programs[name],
-                        None if low_res is None else normalize_image(jnp.asarray(low_res[rows])),
+                        None if low_res is None else low_res[rows],
                     )
-                    if not bool(jnp.isfinite(x).all()):
-                        raise UserError(
-                            f"stage {name!r} drew values that are not finite: its training has "
-                            "diverged, or the guidance weight is far too large"
-                        )
                     kept = min(size, total - start)
-                    pictures.append(np.asarray(to_uint8(x))[:kept])
+                    pictures.append(batch[:kept])
                     bar.update(kept * costs[name])
                 # The next stage sees 8 bits, as from a file: so it can be run on its own later.
                 drawn[name] = low_res = np.concatenate(pictures)
@@ -273,8 +263,52 @@ class Cascade:
             f"--workdir=runs/{config.name} --stage={stage}"
         )
 
-    def _encode(self, prompts: tuple[str, ...]) -> TextCond:
-        """`[P, L, D]` text on the host."""
+    def draw_batch(
+        self,
+        name: str,
+        text: TextCond,
+        seeds: np.ndarray,
+        settings: SampleSettings,
+        low_res: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """One picture of one stage for each row; compiled once per batch size and stage.
+
+        Args:
+          name: a stage that has weights.
+          text: batch size B, see `encode`.
+          seeds: `[B]` uint32; what a picture draws at random follows from its seed alone.
+          settings: see `make_settings`.
+          low_res: `[B, h, w, 3]` uint8 at the stage's low resolution, for super-resolution.
+
+        Returns: `[B, H, W, 3]` uint8.
+
+        Raises:
+          UserError: the pictures are not finite.
+        """
+        config = self.artefact.config
+        x = sample_stage(
+            self.models[name],
+            config.stages[name],
+            self.artefact.stages[name].params,
+            text,
+            picture_keys(seeds, list(config.ordered_stages()).index(name)),
+            settings,
+            None if low_res is None else normalize_image(jnp.asarray(low_res)),
+        )
+        if not bool(jnp.isfinite(x).all()):
+            raise UserError(
+                f"stage {name!r} drew values that are not finite: its training has "
+                "diverged, or the guidance weight is far too large"
+            )
+        return np.asarray(to_uint8(x))
+
+    def default_batch_size(self, name: str) -> int:
+        """How many pictures of a stage are drawn at once unless the caller says otherwise."""
+        resolution = self.artefact.config.stages[name].resolution
+        return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // resolution**2))
+
+    def encode(self, prompts: Sequence[str]) -> TextCond:
+        """`[P, L, D]` text on the host. Warns of prompts that are cut."""
         before = self.encoder.tokenizer.num_truncated
         parts = [
             jax.device_get(self.encoder.encode_captions(prompts[i : i + PROMPTS_PER_ENCODING]))
@@ -356,10 +390,6 @@ def _check_request(
         raise UserError(f"batch_size={batch_size} must be at least 1")
     if not 0 <= seed <= 2**32 - num_images:
         raise UserError(f"seed={seed} must be in [0, 2^32 - num_images]")
-
-
-def _default_batch_size(resolution: int) -> int:
-    return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // resolution**2))
 
 
 def _any_key() -> jax.Array:
