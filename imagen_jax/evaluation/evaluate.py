@@ -1,0 +1,206 @@
+"""An evaluation from weights to report: choose prompts, draw what is missing, measure, write.
+
+    report = evaluate(cascade, data, prompts, request, Path("outputs/evaluation"))
+
+The directory then holds
+
+    settings.json            what the pictures were drawn with
+    pictures/<stage>/        the cascade's pictures, one PNG for each prompt
+    from_truth/<stage>/      a super-resolution stage's pictures from true low-resolution ones
+    true_low_res/<stage>/    those
+    report.json, report.html
+
+`report.json` depends on nothing but the settings, the weights and the kind of device: it names no
+time or place, and is the same to the byte after an interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.config import DataConfig, SampleConfig, StageConfig
+from imagen_jax.errors import UserError
+from imagen_jax.evaluation import super_resolution
+from imagen_jax.evaluation.drawing import (
+    Folder,
+    Job,
+    claim_directory,
+    cost_of_missing,
+    draw,
+    write_json,
+    write_whole,
+)
+from imagen_jax.evaluation.html import html_report
+from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.report import Pictures, make_report
+from imagen_jax.sampling import Cascade
+
+FORMAT_VERSION = 1
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+# Diversity is measured on so many prompts, with so many pictures of each.
+DIVERSITY_PROMPTS = 8
+DIVERSITY_PICTURES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to evaluate.
+
+    Attributes:
+      sampling: settings of each stage of the chain, in order. A chain that starts with a
+        super-resolution stage is measured on true low-resolution pictures alone.
+      num_true: so many prompts, the first ones, have super-resolution done on true pictures too.
+      batch_size: pictures at once; None is each stage's default.
+    """
+
+    sampling: dict[str, SampleConfig]
+    num_true: int = 200
+    batch_size: int | None = None
+
+
+def evaluate(
+    cascade: Cascade, data: DataConfig, prompts: PromptSet, request: Request, out: Path
+) -> dict[str, Any]:
+    """Draws, measures and writes the report; goes on where an earlier call was stopped.
+
+    Args:
+      cascade: the weights.
+      data: what they were trained on.
+      prompts: see `load_prompts`.
+      request: see there.
+      out: the directory, new or of the same evaluation.
+
+    Returns: the content of `report.json`.
+
+    Raises:
+      UserError: a setting is out of range, `out` cannot be used, or pictures are not finite.
+    """
+    for name, value in (("num_true", request.num_true), ("batch_size", request.batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name}={value} must be at least 1")
+    pictures = _pictures(cascade, prompts, request, out)
+    settings = _settings(cascade, data, pictures, request)
+    jobs = _jobs(cascade, pictures, request)
+    claim_directory(out, settings)
+    _write_true_low_res(pictures)
+    _draw(cascade, jobs)
+    start = time.perf_counter()
+    report = {"settings": settings, **make_report(pictures, cascade.artefact.stages, data)}
+    write_json(out / REPORT_FILE, report)
+    write_whole(out / PAGE_FILE, html_report(report, pictures, data).encode("utf-8"))
+    print(f"measured in {time.perf_counter() - start:.0f} s")
+    return report
+
+
+def _pictures(cascade: Cascade, prompts: PromptSet, request: Request, out: Path) -> Pictures:
+    stages = {name: cascade.artefact.config.stages[name] for name in request.sampling}
+    first: StageConfig = next(iter(stages.values()))
+    again: tuple[Prompt, ...] = ()
+    if not first.low_resolution:
+        again = tuple(
+            prompt.again(repeat)
+            for prompt in prompts.prompts[:DIVERSITY_PROMPTS]
+            for repeat in range(1, DIVERSITY_PICTURES)
+        )
+    return Pictures(
+        root=out,
+        prompts=prompts,
+        again=again,
+        stages=stages,
+        num_true=min(request.num_true, len(prompts.prompts)),
+    )
+
+
+def _settings(
+    cascade: Cascade, data: DataConfig, pictures: Pictures, request: Request
+) -> dict[str, Any]:
+    """All that the pictures follow from, JSON-like."""
+    import jax
+
+    asked = "\n".join(f"{p.name} {p.seed} {p.text}" for p in pictures.prompts.prompts)
+    return {
+        "format_version": FORMAT_VERSION,
+        "cascade": cascade.artefact.config.name,
+        "data": {"source": data.source, "path": data.path},
+        "num_prompts": len(pictures.prompts.prompts),
+        "num_true": pictures.num_true,
+        "prompts_sha256": hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest(),
+        "text_encoder": cascade.artefact.encoder_identity,
+        "stages": {
+            name: {
+                "weights_sha256": cascade.artefact.stages[name].sha256,
+                "batch_size": request.batch_size or cascade.default_batch_size(name),
+                "sampling": dataclasses.asdict(request.sampling[name]),
+            }
+            for name in pictures.stages
+        },
+        # Sums round differently elsewhere.
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
+    jobs = []
+    previous: Folder | None = None
+    for name, stage in pictures.stages.items():
+
+        def job(
+            prompts: tuple[Prompt, ...],
+            folder: Folder,
+            low_res: Folder | None,
+            name: str = name,
+            stage: StageConfig = stage,
+        ) -> Job:
+            return Job(
+                stage=name,
+                prompts=prompts,
+                folder=folder,
+                low_res=low_res,
+                sampling=request.sampling[name],
+                batch_size=request.batch_size or cascade.default_batch_size(name),
+                cost=request.sampling[name].num_steps * stage.resolution**2,
+            )
+
+        if pictures.generated:
+            every = pictures.prompts.prompts + pictures.again
+            jobs.append(job(every, pictures.drawn(name), previous))
+            previous = pictures.drawn(name)
+        if stage.low_resolution:
+            low_res = pictures.true_low_res(name)
+            jobs.append(job(pictures.with_truth, pictures.from_truth(name), low_res))
+    return jobs
+
+
+def _write_true_low_res(pictures: Pictures) -> None:
+    for name, stage in pictures.stages.items():
+        if not stage.low_resolution:
+            continue
+        folder = pictures.true_low_res(name)
+        if all(folder.file(prompt).exists() for prompt in pictures.with_truth):
+            continue
+        folder.path.mkdir(parents=True, exist_ok=True)
+        truth = pictures.truth(stage.resolution)
+        for prompt, picture in zip(pictures.with_truth, truth, strict=True):
+            folder.write(prompt, super_resolution.reduce(picture, stage.low_resolution))
+
+
+def _draw(cascade: Cascade, jobs: list[Job]) -> None:
+    """Draws with a progress bar, in units of pixels times steps."""
+    from tqdm import tqdm
+
+    total = sum(len(job.prompts) * job.cost for job in jobs)
+    left = cost_of_missing(jobs)
+    layout = "drawing {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+    start = time.perf_counter()
+    with tqdm(total=total, initial=total - left, bar_format=layout) as bar:
+        drawn = draw(cascade, jobs, bar.update)
+    seconds = time.perf_counter() - start
+    found = sum(len(job.prompts) for job in jobs) - drawn
+    rate = f" ({drawn / seconds:.1f} a second)" if drawn else ""
+    print(f"{drawn} pictures drawn in {seconds:.0f} s{rate}, {found} were there")

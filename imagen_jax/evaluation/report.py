@@ -1,0 +1,331 @@
+"""From the drawn pictures to the figures of `report.json`, and these as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imagen_jax.config import DataConfig, StageConfig
+from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
+from imagen_jax.evaluation.caption_accuracy import ALL, PARTS, Score, by_group, score_all
+from imagen_jax.evaluation.drawing import Folder
+from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.proportions import paired, share
+from imagen_jax.evaluation.scene_reader import SMALLEST
+from imagen_jax.sampling.artefact import StageWeights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The pictures of an evaluation.
+
+    Attributes:
+      root: its directory.
+      prompts: what was asked for.
+      again: further pictures of some of the prompts, for diversity.
+      stages: the chain, in order.
+      num_true: so many prompts, the first ones, have true low-resolution pictures enlarged too.
+    """
+
+    root: Path
+    prompts: PromptSet
+    again: tuple[Prompt, ...]
+    stages: dict[str, StageConfig]
+    num_true: int
+
+    @property
+    def generated(self) -> bool:
+        """Whether the chain draws from noise, so that `drawn` is there."""
+        return not next(iter(self.stages.values())).low_resolution
+
+    @property
+    def with_truth(self) -> tuple[Prompt, ...]:
+        """The prompts whose true pictures are looked at."""
+        return self.prompts.prompts[: self.num_true]
+
+    def truth(self, size: int) -> Iterator[np.ndarray]:
+        """The true pictures `[size, size, 3]` uint8 of `with_truth`."""
+        return itertools.islice(self.prompts.true_pictures(size), self.num_true)
+
+    def drawn(self, stage: str) -> Folder:
+        """What the stage drew, from noise or from what the stage before it drew."""
+        return Folder(self.root / "pictures" / stage)
+
+    def from_truth(self, stage: str) -> Folder:
+        """What the super-resolution stage made of `true_low_res`."""
+        return Folder(self.root / "from_truth" / stage)
+
+    def true_low_res(self, stage: str) -> Folder:
+        """True pictures, reduced to what the super-resolution stage takes."""
+        return Folder(self.root / "true_low_res" / stage)
+
+
+def make_report(
+    pictures: Pictures, weights: Mapping[str, StageWeights], data: DataConfig
+) -> dict[str, Any]:
+    """Measures everything. Returns a JSON-like dict; docs/evaluation.md says what each entry is."""
+    notes = list(pictures.prompts.notes)
+    prompts = pictures.prompts.prompts
+    rows = [
+        {"group": p.group, "number": p.number, "text": p.text, "seed": p.seed, "scores": {}}
+        for p in prompts
+    ]
+    stages: dict[str, dict[str, Any]] = {}
+    for name, stage in pictures.stages.items():
+        readable = data.source == "shapes" and stage.resolution >= SMALLEST
+        entry = {
+            "resolution": stage.resolution,
+            "trained_on_images": weights[name].images_seen,
+            "parameters": weights[name].num_parameters,
+            "true_pictures": _true_pictures(pictures, stage.resolution, readable),
+        }
+        scores = None
+        if pictures.generated:
+            folder = pictures.drawn(name)
+            entry["pictures"] = {
+                "count": len(prompts),
+                **picture_statistics.mean_statistics(folder.read_all(prompts)),
+                "diversity": _diversity(pictures, folder),
+            }
+            if readable:
+                scores = score_all(folder.read_all(prompts), prompts)
+                entry["accuracy"] = by_group(scores, prompts)
+                for row, score in zip(rows, scores, strict=True):
+                    row["scores"][name] = _score_entry(score)
+        if stage.low_resolution:
+            entry["super_resolution"] = _super_resolution(pictures, name, scores, readable)
+        stages[name] = entry
+        if data.source == "shapes" and not readable:
+            notes.append(
+                f"{name}: pictures of {stage.resolution} pixels are too small to be read "
+                f"(at least {SMALLEST}), so nothing says whether they obey their captions."
+            )
+    if data.source != "shapes":
+        notes.append(
+            f"Whether pictures obey their captions is not scored: there is no scorer for "
+            f"{data.source}."
+        )
+    if not pictures.generated:
+        notes.append("The base stage was not run: only true pictures were enlarged.")
+    report = {"notes": notes, "stages": stages, "prompts": rows}
+    if data.source != "shapes" and pictures.generated:
+        report["nearest"] = _nearest(pictures, data, rows)
+    return report
+
+
+def _score_entry(score: Score) -> dict[str, Any]:
+    return {"accepted": score.accepted, "failed": score.failed, "seen": score.seen}
+
+
+def _accepted(scores: list[Score]) -> dict[str, Any]:
+    return dataclasses.asdict(share([score.accepted for score in scores]))
+
+
+def _true_pictures(pictures: Pictures, size: int, readable: bool) -> dict[str, Any]:
+    """The same figures of the true pictures: what a perfect cascade would reach."""
+    entry: dict[str, Any] = {
+        "count": pictures.num_true,
+        **picture_statistics.mean_statistics(pictures.truth(size)),
+    }
+    if readable:
+        entry["accepted"] = _accepted(score_all(pictures.truth(size), pictures.with_truth))
+    return entry
+
+
+def _diversity(pictures: Pictures, folder: Folder) -> float | None:
+    by_prompt: dict[tuple[str, int], list[Prompt]] = {}
+    for prompt in pictures.again:
+        by_prompt.setdefault((prompt.group, prompt.number), []).append(prompt)
+    first = {(prompt.group, prompt.number): prompt for prompt in pictures.prompts.prompts}
+    return float(
+        np.mean(
+            [
+                picture_statistics.diversity(np.stack(list(folder.read_all([first[key], *others]))))
+                for key, others in by_prompt.items()
+            ]
+        )
+    )
+
+
+def _super_resolution(
+    pictures: Pictures, name: str, scores: list[Score] | None, readable: bool
+) -> dict[str, Any]:
+    """A stage on true low-resolution pictures and on those that the stage before it drew."""
+    stage = pictures.stages[name]
+    prompts = pictures.with_truth
+    outputs, low_res = pictures.from_truth(name), pictures.true_low_res(name)
+    measured, psnr, bilinear = [], [], []
+    for prompt, truth in zip(prompts, pictures.truth(stage.resolution), strict=True):
+        output, small = outputs.read(prompt), low_res.read(prompt)
+        measured.append(super_resolution.fidelity(output, small))
+        psnr.append(super_resolution.psnr(output, truth))
+        enlarged = super_resolution.enlarge(small, stage.resolution)
+        bilinear.append(super_resolution.psnr(enlarged, truth))
+    from_truth = {
+        **super_resolution.summarize(measured),
+        "psnr": float(np.mean(psnr)),
+        "psnr_of_bilinear": float(np.mean(bilinear)),
+    }
+    true_scores = score_all(outputs.read_all(prompts), prompts) if readable else None
+    if true_scores:
+        from_truth["accepted"] = _accepted(true_scores)
+    entry = {"from_truth": from_truth}
+    if pictures.generated:
+        names = list(pictures.stages)
+        before = pictures.drawn(names[names.index(name) - 1])
+        drawn = pictures.drawn(name)
+        entry["from_generated"] = super_resolution.summarize(
+            [super_resolution.fidelity(drawn.read(p), before.read(p)) for p in prompts]
+        )
+        if scores and true_scores:
+            same = scores[: len(prompts)]
+            entry["from_generated"]["accepted"] = _accepted(same)
+            entry["generated_against_true"] = dataclasses.asdict(
+                paired([s.accepted for s in true_scores], [s.accepted for s in same])
+            )
+    return entry
+
+
+def _nearest(pictures: Pictures, data: DataConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds each picture's nearest training picture to its row; returns medians by group."""
+    training = nearest.load_training_pictures(data)
+    stage = list(pictures.stages)[-1]
+    folder = pictures.drawn(stage)
+    groups: dict[str, dict[str, list[float]]] = {}
+    truth = itertools.chain(
+        pictures.truth(pictures.stages[stage].resolution), itertools.repeat(None)
+    )
+    for row, prompt, true_picture in zip(rows, pictures.prompts.prompts, truth, strict=False):
+        found = nearest.nearest(folder.read(prompt), training)
+        row["nearest"] = dataclasses.asdict(found)
+        group = groups.setdefault(prompt.group, {"drawn": [], "true": []})
+        group["drawn"].append(found.distance)
+        if true_picture is not None:
+            group["true"].append(nearest.nearest(true_picture, training).distance)
+    return {
+        "stage": stage,
+        "side": nearest.SIDE,
+        "looked_through": len(training.items),
+        "training_pictures": training.total,
+        "median_distance": {
+            name: {kind: float(np.median(values)) for kind, values in group.items() if values}
+            for name, group in groups.items()
+        },
+    }
+
+
+# ---------------------------------------------------------------------------------------- text
+
+
+def percent(value: Mapping[str, Any]) -> str:
+    """A share with its interval: "93.5 % [89.2, 96.2]"."""
+    return f"{value['share']:.1%} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def accuracy_table(accuracy: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of strings, a heading first: accepted with its interval, then each part."""
+    parts = [part for part in PARTS if part in accuracy[ALL]["parts"]]
+    table = [["prompts", "number", "accepted [95 %]", *parts]]
+    for name, group in accuracy.items():
+        shares = [group["parts"].get(part) for part in parts]
+        table.append(
+            [
+                name,
+                str(group["accepted"]["total"]),
+                percent(group["accepted"]),
+                *(f"{s['share']:.1%}" if s else "" for s in shares),
+            ]
+        )
+    return table
+
+
+def statistics_table(stages: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of strings, a heading first: colour, clipping and diversity of each stage."""
+    table = [["pictures", "number", "saturation", "colourfulness", "clipped pixels", "diversity"]]
+    for name, stage in stages.items():
+        for what, key in (("drawn", "pictures"), ("true", "true_pictures")):
+            if key in stage:
+                s = stage[key]
+                diversity = f"{s['diversity']:.1f}" if "diversity" in s else ""
+                table.append(
+                    [
+                        f"{name}, {what}",
+                        str(s["count"]),
+                        f"{s['saturation']:.3f}",
+                        f"{s['colourfulness']:.1f}",
+                        f"{s['clipped_share']:.1%}",
+                        diversity,
+                    ]
+                )
+    return table
+
+
+def super_resolution_table(stages: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of strings, a heading first; the heading alone without super-resolution stages."""
+    table = [
+        [
+            "enlarged",
+            "number",
+            "PSNR",
+            "bilinear",
+            "consistency",
+            "drift r, g, b",
+            "accepted [95 %]",
+        ]
+    ]
+    for name, stage in stages.items():
+        for what, key in (("true", "from_truth"), ("drawn", "from_generated")):
+            s = stage.get("super_resolution", {}).get(key)
+            if s is None:
+                continue
+            table.append(
+                [
+                    f"{name}, from {what}",
+                    str(s["pictures"]),
+                    f"{s['psnr']:.2f} dB" if "psnr" in s else "",
+                    f"{s['psnr_of_bilinear']:.2f} dB" if "psnr_of_bilinear" in s else "",
+                    f"{s['consistency_psnr']:.2f} dB",
+                    ", ".join(f"{value:+.2f}" for value in s["drift"]),
+                    percent(s["accepted"]) if "accepted" in s else "",
+                ]
+            )
+    return table
+
+
+def nearest_table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of strings, a heading first: median distances to the nearest training picture."""
+    table = [["prompts", "drawn", "true"]]
+    for name, group in found["median_distance"].items():
+        table.append([name, *(f"{group[k]:.1f}" if k in group else "" for k in ("drawn", "true"))])
+    return table
+
+
+def text_report(report: Mapping[str, Any]) -> str:
+    """The tables of a report for a terminal."""
+    blocks = []
+    for name, stage in report["stages"].items():
+        if "accuracy" in stage:
+            blocks += [f"{name}: {stage['resolution']}x{stage['resolution']}"]
+            blocks += [_columns(accuracy_table(stage["accuracy"]))]
+    blocks.append(_columns(statistics_table(report["stages"])))
+    enlarged = super_resolution_table(report["stages"])
+    if len(enlarged) > 1:
+        blocks.append(_columns(enlarged))
+    if "nearest" in report:
+        blocks.append("Median distance to the nearest training picture:")
+        blocks.append(_columns(nearest_table(report["nearest"])))
+    blocks += [f"Note: {note}" for note in report["notes"]]
+    return "\n\n".join(blocks)
+
+
+def _columns(table: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    )
