@@ -45,7 +45,7 @@ def _draw(image: np.ndarray, item: Object) -> None:
     x = ((np.arange(x0, x1, dtype=np.float32) + 0.5) - item.x * size)[None, :] * scale
     y = ((np.arange(y0, y1, dtype=np.float32) + 0.5) - item.y * size)[:, None] * scale
     cos, sin = math.cos(item.angle), math.sin(item.angle)
-    distance = _DISTANCES[item.shape](cos * x + sin * y, cos * y - sin * x)
+    distance = DISTANCES[item.shape](cos * x + sin * y, cos * y - sin * x)
     coverage = np.clip(0.5 - distance / scale, 0.0, 1.0)[..., None]
     region = image[y0:y1, x0:x1]
     region += coverage * (np.array(COLOURS[item.colour], np.float32) - region)
@@ -107,7 +107,7 @@ def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(_circle(x, y), bite)
 
 
-_DISTANCES: dict[str, Distance] = {
+DISTANCES: dict[str, Distance] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,

@@ -1,0 +1,95 @@
+"""Whether a picture shows what its caption says, part by part.
+
+What the caption does not mention is free. A picture is accepted when all that it claims is there
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from imagen_jax.data.shapes.captions import Caption, ObjectClaim
+from imagen_jax.errors import UserError
+from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
+
+# Partners of a relation are sought among so many objects, the largest ones; with more than two
+# the picture is wrong anyway.
+_MOST_PARTNERS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What holds of the caption.
+
+    Attributes:
+      parts: whether each claimed part holds: "count", "colour", "shape", and where claimed
+        "size", "relation", "background".
+    """
+
+    parts: dict[str, bool]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether all parts hold."""
+        return all(self.parts.values())
+
+
+def check(seen: SeenScene, caption: Caption) -> Verdict:
+    """Compares what a picture shows with what its caption claims.
+
+    Colour, shape and size hold when every object has those of its claim. Where the caption relates
+    two objects, the two that fit the claims best take part.
+
+    Raises:
+      UserError: the caption claims a relation that is not known.
+    """
+    parts = {"count": len(seen.objects) == caption.count}
+    if caption.relation is None:
+        claim = caption.objects[0]
+        parts |= _agreement([(item, claim) for item in seen.objects])
+    else:
+        parts |= _related(seen, caption)
+    if caption.background is not None:
+        parts["background"] = seen.background == caption.background
+    return Verdict(parts)
+
+
+def holds(first: SeenObject, relation: str, second: SeenObject) -> bool:
+    """Whether `first` is `relation` `second`: towards that side rather than any other.
+
+    Raises:
+      UserError: the relation is not known.
+    """
+    right, down = second.x - first.x, second.y - first.y
+    sides = {"left of": (right, down), "right of": (-right, down)}
+    sides |= {"above": (down, right), "below": (-down, right)}
+    if relation not in sides:
+        raise UserError(f"relation is {relation!r}; use one of {', '.join(sides)}")
+    along, across = sides[relation]
+    return along > abs(across)
+
+
+def _agreement(pairs: list[tuple[SeenObject, ObjectClaim]]) -> dict[str, bool]:
+    """Whether all objects agree with their claims; nothing is claimed truly of no object."""
+    parts = {
+        "colour": bool(pairs) and all(item.colour == claim.colour for item, claim in pairs),
+        "shape": bool(pairs) and all(item.shape == claim.shape for item, claim in pairs),
+    }
+    if any(claim.size for _, claim in pairs):
+        parts["size"] = all(claim.size in (None, item.size) for item, claim in pairs)
+    return parts
+
+
+def _related(seen: SeenScene, caption: Caption) -> dict[str, bool]:
+    candidates = []
+    for first, second in itertools.permutations(seen.objects[:_MOST_PARTNERS], 2):
+        pairs = list(zip((first, second), caption.objects, strict=True))
+        parts = _agreement(pairs) | {"relation": holds(first, caption.relation, second)}
+        matches = sum(
+            (item.colour == claim.colour) + (item.shape == claim.shape) for item, claim in pairs
+        )
+        candidates.append((matches, parts["relation"], parts))
+    if not candidates:
+        return {"colour": False, "shape": False, "relation": False}
+    return max(candidates, key=lambda candidate: candidate[:2])[2]

@@ -1,0 +1,237 @@
+"""Reads a picture of plain shapes back into a scene, from its pixels alone.
+
+Background from the border; what differs from it falls into blobs; a blob is split where it has
+several inks or thin bridges; each part is matched to the shapes (`shape_fit`), and is of shape
+"unknown" where none fits. Thresholds are wide enough for blur, noise and shifted colours, and for
+the small distortions that a person would not mention.
+
+    scene = read_scene(image)
+    [(o.size, o.colour, o.shape) for o in scene.objects]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+
+from imagen_jax.data.images import resize_uint8
+from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, SIZES
+from imagen_jax.errors import UserError
+from imagen_jax.evaluation.shape_fit import Fit, fit_shapes
+
+UNKNOWN = "unknown"
+SMALLEST = 24  # pixels; below, the hole of a small ring is less than two pixels wide
+
+# Larger pictures are read at this size: more pixels say nothing more of such objects.
+_READ_AT = 64
+# RGB distances (Euclidean). Inks are at least 95 from every background, noise of 8 per channel
+# reaches 45 once in a million pixels.
+_DIFFERENT = 45.0
+# A colour that is farther than this from all that have a name has none. A shift of 8 % moves a
+# colour by up to 35; named ones are at least 95 apart (backgrounds 75).
+_NAMED = 75.0
+# Of the picture: the smallest object, a small star, covers 2.2 %; less than this is a speck.
+_SPECK = 0.004
+# A blob is no shape when the outline of the best one is off by more than this, in radii; or by
+# less, when another shape fits nearly as well.
+_DISPLACED = 0.042
+_SLIGHTLY_DISPLACED = 0.02
+_NEARLY = 0.65
+# An ink that fills less of a blob than this is a seam between two others, or a flaw.
+_INK_SHARE = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenObject:
+    """One object of a picture.
+
+    Attributes:
+      shape: key of `SHAPES`, or "unknown".
+      colour: key of `COLOURS`, or "unknown".
+      size: key of `SIZES`, by the radius of the bounding circle.
+      x, y: centre of the bounding circle, in widths of the picture.
+      box: x0, y0, x1, y1 of the object's pixels, in widths of the picture.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    x: float
+    y: float
+    box: tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenScene:
+    """What a picture shows: key of `BACKGROUNDS` or "unknown", and objects, largest first."""
+
+    background: str
+    objects: tuple[SeenObject, ...]
+
+
+def read_scene(image: np.ndarray) -> SeenScene:
+    """What a `[S, S, 3]` uint8 picture shows, S at least 24.
+
+    Raises:
+      UserError: another shape, size or dtype.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"a picture is [S, S, 3] uint8; this is {list(image.shape)} {image.dtype}")
+    if image.shape[0] != image.shape[1] or image.shape[0] < SMALLEST:
+        raise UserError(
+            f"only square pictures of {SMALLEST} or more pixels a side can be read; this has "
+            f"{image.shape[0]}x{image.shape[1]}"
+        )
+    if image.shape[0] > _READ_AT:
+        image = resize_uint8(image, _READ_AT)
+    pixels = image.astype(np.float32)
+    ground, noise = _background(pixels)
+    ink = pixels - ground
+    owners, inks = _segment(ink)
+    objects = [
+        _read_object(ink, ground, owners, number, colour, noise)
+        for number, colour in enumerate(inks)
+    ]
+    objects.sort(key=lambda item: (item[0], item[1].x, item[1].y), reverse=True)
+    return SeenScene(_name(ground, BACKGROUNDS), tuple(item for _, item in objects))
+
+
+def _background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Colour `[3]` of the background, and the standard deviation of its noise per channel."""
+    edges = (pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1])
+    border = np.concatenate(edges)[::2]
+    # The colour that most of the border is near to: objects may touch it.
+    near = np.linalg.norm(border[:, None] - border[None], axis=-1) < _DIFFERENT
+    members = border[near[near.sum(1).argmax()]]
+    ground = np.median(members, axis=0)
+    noise = 1.4826 * float(np.median(np.abs(members - ground)))  # of a normal distribution
+    return ground, noise
+
+
+def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Parts of the picture that are one object each.
+
+    Args:
+      ink: `[S, S, 3]` float32, difference from the background.
+
+    Returns:
+      Owner of each pixel `[S, S]` int, -1 for the background, and each owner's ink `[3]`.
+    """
+    side = ink.shape[0]
+    strength = np.linalg.norm(ink, axis=-1)
+    # Full pixels are those that are not much fainter than their neighbours; the others are edges,
+    # whose mixed colours could be taken for other inks.
+    ridge = strength > 0.8 * ndimage.maximum_filter(strength, 5)
+    blobs, _ = ndimage.label(strength > _DIFFERENT, np.ones((3, 3)))
+    owners = np.full((side, side), -1)
+    inks: list[np.ndarray] = []
+    for number, window in enumerate(ndimage.find_objects(blobs)):
+        blob = blobs[window] == number + 1
+        if blob.sum() < _SPECK * side * side:
+            continue
+        window_ink = ink[window]
+        colours = _inks(window_ink[blob & ridge[window]])
+        # How far along each ink's line from the background a pixel lies, and how far beside it.
+        along = np.stack([window_ink @ c / (c @ c) for c in colours])
+        beside = np.stack(
+            [
+                np.linalg.norm(window_ink - np.clip(a, 0.0, 1.0)[..., None] * c, axis=-1)
+                for a, c in zip(along, colours, strict=True)
+            ]
+        )
+        closest = beside.argmin(0)
+        for index, colour in enumerate(colours):
+            mine = blob & (closest == index) & (along[index] > 0.5)
+            parts, found = ndimage.label(mine)
+            areas = ndimage.sum_labels(mine, parts, range(1, found + 1))
+            for part in np.flatnonzero(areas >= _SPECK * side * side):
+                owners[window][parts == part + 1] = len(inks)
+                inks.append(colour)
+    return owners, inks
+
+
+def _inks(core: np.ndarray) -> list[np.ndarray]:
+    """Colours `[3]` that fill a good part of the full pixels `[N, 3]`, as differences."""
+    # Greedy clusters: the first pixel's neighbours are its ink, then those of what remains.
+    colours = []
+    rest = core
+    while len(rest) and (not colours or len(rest) >= _INK_SHARE * len(core)):
+        sample = rest[:: max(len(rest) // 64, 1)]
+        near = np.linalg.norm(rest[:, None] - sample[None], axis=-1) < _DIFFERENT
+        votes = near.sum(0)
+        if colours and votes.max() < _INK_SHARE * len(core):
+            break
+        mine = near[:, votes.argmax()]
+        colours.append(np.median(rest[mine], axis=0))
+        rest = rest[np.linalg.norm(rest - colours[-1], axis=-1) >= _DIFFERENT]
+    return colours
+
+
+def _read_object(
+    ink: np.ndarray,
+    ground: np.ndarray,
+    owners: np.ndarray,
+    number: int,
+    colour: np.ndarray,
+    noise: float,
+) -> tuple[int, SeenObject]:
+    """Area in pixels and description of the object that owns `owners == number`."""
+    side = owners.shape[0]
+    mine = owners == number
+    rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
+    x0, x1 = int(columns[0]), int(columns[-1]) + 1
+    y0, y1 = int(rows[0]), int(rows[-1]) + 1
+    # Room for soft edges, and for shapes that overlap the blob in part.
+    room = 3 + (max(x1 - x0, y1 - y0) // 8)
+    window = (
+        slice(max(y0 - room, 0), min(y1 + room, side)),
+        slice(max(x0 - room, 0), min(x1 + room, side)),
+    )
+    # A pixel speaks of the object that is nearest to it.
+    owner = owners[window]
+    _, (near_y, near_x) = ndimage.distance_transform_edt(owner < 0, return_indices=True)
+    weight = (owner[near_y, near_x] == number).astype(np.float32)
+    coverage = (ink[window] @ colour / (colour @ colour)).astype(np.float32)
+    fits = fit_shapes(coverage, weight, noise / float(np.linalg.norm(colour)))
+    best = fits[0]
+    item = SeenObject(
+        shape=_shape(fits),
+        colour=_name(ground + _fitted_ink(ink[window], best, weight), COLOURS),
+        size=_size(best.radius / side),
+        x=(window[1].start + best.x) / side,
+        y=(window[0].start + best.y) / side,
+        box=(x0 / side, y0 / side, x1 / side, y1 / side),
+    )
+    return int(mine.sum()), item
+
+
+def _shape(fits: list[Fit]) -> str:
+    """The shape that fits best, "unknown" if it does so poorly or by chance."""
+    best = fits[0]
+    if best.displacement > _DISPLACED:
+        return UNKNOWN
+    ambiguous = len(fits) > 1 and best.unexplained > _NEARLY * fits[1].unexplained
+    if best.displacement > _SLIGHTLY_DISPLACED and ambiguous:
+        return UNKNOWN
+    return best.shape
+
+
+def _fitted_ink(ink: np.ndarray, fit: Fit, weight: np.ndarray) -> np.ndarray:
+    """The ink `[3]` that explains the pixels best; blur pales even the middle of thin shapes."""
+    coverage = fit.coverage * weight
+    return np.einsum("hw,hwc->c", coverage, ink) / float((coverage * fit.coverage).sum())
+
+
+def _name(colour: np.ndarray, names: dict[str, tuple[int, int, int]]) -> str:
+    """The nearest name, "unknown" if none is near."""
+    distances = {name: float(np.linalg.norm(colour - value)) for name, value in names.items()}
+    nearest = min(distances, key=distances.__getitem__)
+    return nearest if distances[nearest] < _NAMED else UNKNOWN
+
+
+def _size(radius: float) -> str:
+    """The size whose range of radii is nearest, in widths of the picture."""
+    return min(SIZES, key=lambda name: max(SIZES[name][0] - radius, radius - SIZES[name][1]))

@@ -1,0 +1,202 @@
+"""Which shape a blob is: analysis by synthesis.
+
+Every shape of the vocabulary is drawn over the blob with the renderer's own distance functions,
+at its best position, radius, angle and softness; the one that leaves least unexplained wins. How
+far its outline is from the blob's says whether the blob is any shape at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from scipy import ndimage
+
+from imagen_jax.data.shapes.rendering import DISTANCES
+
+# After a turn by a full circle over this number a shape is itself again; 0: after any turn.
+_SYMMETRY = {
+    "circle": 0,
+    "square": 4,
+    "triangle": 3,
+    "star": 5,
+    "heart": 1,
+    "cross": 4,
+    "ring": 0,
+    "crescent": 1,
+}
+# Steps of the first search over the angle, in radians; the refinement covers half of one.
+_ANGLE_STEP = math.radians(15)
+# Standard deviation in pixels of the blur that a picture may have. At 32x32 a small star with it
+# is a disc but for its faint points, so that shapes must be compared with it too.
+_BLUR = 0.7
+# Between the picture as drawn (0) and blurred (1), and a little beyond. The search starts amid.
+_SOFTNESS = 0.5
+_SOFTNESS_RANGE = (0.0, 1.5)
+# Pixels that the side of a square of the blob's area spans in the first search, about.
+_COARSE = 11.0
+# Only shapes that before refinement leave at most this much more than the best one can still win;
+# of the blob's area.
+_CONTENDERS = 0.15
+_REFINEMENTS = 4
+# Refinement ends when nothing moves by more than this, in pixels or so.
+_SETTLED = 0.03
+# With less displacement than this no other shape can fit better, see `Fit`.
+_PERFECT = 0.005
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A shape laid over a blob.
+
+    Attributes:
+      shape: key of `SHAPES`.
+      x, y: centre of the bounding circle, in pixels.
+      radius: of the bounding circle, in pixels.
+      angle: clockwise, in radians.
+      unexplained: sum of the squared differences between the blob's coverage and the shape's,
+        less what noise does; in pixels. For crisp masks this is the area in which they differ.
+      displacement: of the blob's outline from the shape's on average, in radii (`unexplained`
+        over the length of the outline).
+      coverage: `[H, W]` float32 in [0, 1], the shape as drawn.
+    """
+
+    shape: str
+    x: float
+    y: float
+    radius: float
+    angle: float
+    unexplained: float
+    displacement: float
+    coverage: np.ndarray
+
+
+def fit_shapes(coverage: np.ndarray, weight: np.ndarray, noise: float) -> list[Fit]:
+    """Fits of the shapes that come near the best one, best first.
+
+    Args:
+      coverage: `[H, W]` float32, share of each pixel that the blob covers, not clipped.
+      weight: `[H, W]` float32, 0 where a pixel says nothing of this blob, else 1.
+      noise: standard deviation of `coverage` where nothing is, which counts as no error.
+    """
+    height, width = coverage.shape
+    x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5
+    y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5
+    # Blobs are placed by what is certainly theirs: noise far from them would move their centre.
+    solid = np.where(coverage * weight > 0.25, np.minimum(coverage, 1.0), 0.0)
+    mass = float(solid.sum())
+    centre = float((solid * x[0]).sum()) / mass, float((solid * y[0]).sum()) / mass
+
+    # Every so many pixels are enough for the first search.
+    stride = max(1, round(math.sqrt(mass) / _COARSE))
+    coarse = slice(None, None, stride)
+    starts = {}
+    for shape in DISTANCES:
+        candidates = _candidates(shape, mass, centre)
+        drawn = _draw(shape, candidates, x[..., coarse], y[:, coarse])
+        errors = _unexplained(drawn, coverage[coarse, coarse], weight[coarse, coarse])
+        best = int(errors.argmin())
+        starts[shape] = float(errors[best]) * stride**2, candidates[best]
+    closest = min(error for error, _ in starts.values())
+    fits = []
+    for shape, (error, start) in sorted(starts.items(), key=lambda item: item[1][0]):
+        if error > closest + _CONTENDERS * mass:
+            break
+        fits.append(_refine(shape, start, x, y, coverage, weight, noise))
+        if fits[-1].displacement < _PERFECT:
+            break
+    return sorted(fits, key=lambda fit: fit.unexplained)
+
+
+def _candidates(shape: str, mass: float, centre: tuple[float, float]) -> np.ndarray:
+    """`[K, 5]` x, y, radius, angle, softness with the blob's area and centre of mass."""
+    area, _, off_x, off_y = _moments(shape)
+    radius = math.sqrt(mass / area)
+    turns = _SYMMETRY[shape]
+    steps = round(2.0 * math.pi / turns / _ANGLE_STEP) if turns else 1
+    rows = []
+    for step in range(steps):
+        angle = 2.0 * math.pi * step / (steps * max(turns, 1))
+        cos, sin = math.cos(angle), math.sin(angle)
+        x = centre[0] - radius * (cos * off_x - sin * off_y)
+        y = centre[1] - radius * (sin * off_x + cos * off_y)
+        rows.append((x, y, radius, angle, _SOFTNESS))
+    return np.array(rows, np.float32)
+
+
+@functools.cache
+def _moments(shape: str) -> tuple[float, float, float, float]:
+    """Area, length of the outline and centre of mass (x, y) of the shape of radius 1."""
+    cell, band = 0.004, 0.02
+    axis = np.arange(-1.2 + cell / 2, 1.2, cell, np.float32)
+    x, y = np.meshgrid(axis, axis)
+    distance = DISTANCES[shape](x, y)
+    inside = distance < 0.0
+    length = float((np.abs(distance) < band).sum()) * cell**2 / (2.0 * band)
+    return float(inside.sum()) * cell**2, length, float(x[inside].mean()), float(y[inside].mean())
+
+
+def _draw(shape: str, params: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coverage `[K, H, W]` of the shape at each of `params` `[K, 5]`, as the renderer draws it."""
+    centre_x, centre_y, radius, angle, softness = (p[:, None, None] for p in params.T)
+    x, y = (x - centre_x) / radius, (y - centre_y) / radius
+    cos, sin = np.cos(angle), np.sin(angle)
+    distance = DISTANCES[shape](cos * x + sin * y, cos * y - sin * x)
+    crisp = np.clip(0.5 - distance * radius, 0.0, 1.0)
+    blurred = _blur_matrix(crisp.shape[1]) @ crisp @ _blur_matrix(crisp.shape[2]).T
+    return crisp + softness * (blurred - crisp)
+
+
+@functools.cache
+def _blur_matrix(length: int) -> np.ndarray:
+    """`[length, length]`: a Gaussian blur along one axis; beyond the ends all is as at them."""
+    return ndimage.gaussian_filter1d(np.eye(length, dtype=np.float32), _BLUR, 0, mode="nearest")
+
+
+def _unexplained(drawn: np.ndarray, coverage: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`[K]` sums of squared differences."""
+    difference = (drawn - coverage) * weight
+    return np.einsum("khw,khw->k", difference, difference)
+
+
+def _refine(
+    shape: str,
+    start: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    coverage: np.ndarray,
+    weight: np.ndarray,
+    noise: float,
+) -> Fit:
+    """Damped Gauss-Newton steps on position, radius, angle and softness; the best one counts."""
+    start_radius = float(start[2])
+    # Moves for the slopes: small against the object, large against the kinks of a clipped ramp.
+    moves = np.diag(np.array([0.3, 0.3, 0.03 * start_radius, 0.05, 0.3], np.float32))
+    params, best, settled = start, (math.inf, start, start), False
+    for step in range(_REFINEMENTS + 1):
+        last = step == _REFINEMENTS or settled
+        drawn = _draw(shape, params[None] if last else np.stack([params, *(params + moves)]), x, y)
+        error = float(_unexplained(drawn[:1], coverage, weight)[0])
+        if error < best[0]:
+            best = error, params, drawn[0]
+        if last:
+            break
+        # One unit of each column is one move, so that one damping suits all parameters.
+        slopes = ((drawn[1:] - drawn[:1]) * weight).reshape(len(moves), -1)
+        normal = slopes @ slopes.T
+        normal += np.diag(0.02 * np.diag(normal) + 1e-3)
+        gap = ((coverage - drawn[0]) * weight).reshape(-1)
+        change = np.clip(np.linalg.solve(normal, slopes @ gap), -4.0, 4.0)
+        settled = float(np.abs(change).max()) * moves[0, 0] < _SETTLED
+        params = params + change @ moves
+        params[2] = np.clip(params[2], 0.6 * start_radius, 1.6 * start_radius)
+        params[4] = np.clip(params[4], *_SOFTNESS_RANGE)
+    error, params, drawn = best
+    error = max(error - noise**2 * float(weight.sum()), 0.0)
+    centre_x, centre_y, radius, angle = (float(p) for p in params[:4])
+    _, outline, _, _ = _moments(shape)
+    return Fit(
+        shape, centre_x, centre_y, radius, angle, error, error / (outline * radius**2), drawn
+    )
