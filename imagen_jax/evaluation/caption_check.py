@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 from imagen_jax.data.shapes.captions import Caption, ObjectClaim
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
-
-# Partners of a relation are sought among so many objects, the largest ones; with more than two
-# the picture is wrong anyway.
-_MOST_PARTNERS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +42,14 @@ def check(seen: SeenScene, caption: Caption) -> Verdict:
       UserError: the caption claims a relation that is not known.
     """
     parts = {"count": len(seen.objects) == caption.count}
-    if caption.relation is None:
-        claim = caption.objects[0]
-        parts |= _agreement([(item, claim) for item in seen.objects])
-    else:
+    if caption.relation is not None:
         parts |= _related(seen, caption)
+    elif seen.objects:
+        parts |= _agreement(seen.objects, caption.objects * len(seen.objects))
+    else:
+        parts |= dict.fromkeys(("colour", "shape"), False)
+        if caption.objects[0].size:
+            parts["size"] = False
     if caption.background is not None:
         parts["background"] = seen.background == caption.background
     return Verdict(parts)
@@ -70,24 +70,26 @@ def holds(first: SeenObject, relation: str, second: SeenObject) -> bool:
     return along > abs(across)
 
 
-def _agreement(pairs: list[tuple[SeenObject, ObjectClaim]]) -> dict[str, bool]:
-    """Whether all objects agree with their claims; nothing is claimed truly of no object."""
+def _agreement(seen: Sequence[SeenObject], claims: Sequence[ObjectClaim]) -> dict[str, bool]:
+    """Whether all objects have the colour, shape and size of their claims."""
+    pairs = list(zip(seen, claims, strict=True))
     parts = {
-        "colour": bool(pairs) and all(item.colour == claim.colour for item, claim in pairs),
-        "shape": bool(pairs) and all(item.shape == claim.shape for item, claim in pairs),
+        "colour": all(item.colour == claim.colour for item, claim in pairs),
+        "shape": all(item.shape == claim.shape for item, claim in pairs),
     }
-    if any(claim.size for _, claim in pairs):
+    if any(claim.size for claim in claims):
         parts["size"] = all(claim.size in (None, item.size) for item, claim in pairs)
     return parts
 
 
 def _related(seen: SeenScene, caption: Caption) -> dict[str, bool]:
     candidates = []
-    for first, second in itertools.permutations(seen.objects[:_MOST_PARTNERS], 2):
-        pairs = list(zip((first, second), caption.objects, strict=True))
-        parts = _agreement(pairs) | {"relation": holds(first, caption.relation, second)}
+    for objects in itertools.permutations(seen.objects, 2):
+        parts = _agreement(objects, caption.objects)
+        parts["relation"] = holds(objects[0], caption.relation, objects[1])
         matches = sum(
-            (item.colour == claim.colour) + (item.shape == claim.shape) for item, claim in pairs
+            (item.colour == claim.colour) + (item.shape == claim.shape)
+            for item, claim in zip(objects, caption.objects, strict=True)
         )
         candidates.append((matches, parts["relation"], parts))
     if not candidates:

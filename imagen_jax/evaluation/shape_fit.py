@@ -40,7 +40,7 @@ _COARSE = 11.0
 # Only shapes that before refinement leave at most this much more than the best one can still win;
 # of the blob's area.
 _CONTENDERS = 0.15
-_REFINEMENTS = 4
+_REFINEMENTS = 6
 # Refinement ends when nothing moves by more than this, in pixels or so.
 _SETTLED = 0.03
 # With less displacement than this no other shape can fit better, see `Fit`.
