@@ -20,7 +20,7 @@ def total_stride(config: ModelConfig) -> int:
     """The factor between the resolution of the picture and the network's lowest."""
     if config.kind == "unet":
         return 2 ** (len(config.channels) - 1)
-    return math.prod(config.strides)
+    return config.patch_size * math.prod(config.strides)
 
 
 def build_model(
@@ -166,7 +166,9 @@ def _validate(config: ModelConfig, resolution: int, text_dim: int) -> None:
         raise UserError(f"model.num_res_blocks={config.num_res_blocks} must be at least 1 each")
     if config.kind == "efficient_unet" and not set(config.strides) <= {1, 2}:
         raise UserError(f"model.strides={config.strides} must be 1 or 2 each")
-    for field in ("head_dim", "attention_expansion"):
+    if config.kind == "unet" and config.patch_size != 1:
+        raise UserError(f"model.patch_size={config.patch_size} is for efficient_unet; set it to 1")
+    for field in ("head_dim", "attention_expansion", "patch_size"):
         if getattr(config, field) < 1:
             raise UserError(f"model.{field}={getattr(config, field)} must be at least 1")
     for field in ("stem_channels", "embed_dim"):

@@ -83,6 +83,20 @@ def upsample_nearest(x: Array) -> Array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
+def fold_patches(x: Array, size: int) -> Array:
+    """`[B, H, W, C]` to `[B, H / size, W / size, size * size * C]`: each patch becomes a pixel."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // size, size, w // size, size, c).swapaxes(2, 3)
+    return x.reshape(b, h // size, w // size, size * size * c)
+
+
+def unfold_patches(x: Array, size: int) -> Array:
+    """The inverse of `fold_patches`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, size, size, c // size**2).swapaxes(2, 3)
+    return x.reshape(b, h * size, w * size, c // size**2)
+
+
 def downsample_mean(x: Array) -> Array:
     """`[B, H, W, C]` to `[B, H / 2, W / 2, C]` by 2x2 means."""
     b, h, w, c = x.shape

@@ -13,8 +13,10 @@ from imagen_jax.models.layers import (
     ResBlock,
     downsample_mean,
     dropout,
+    fold_patches,
     num_groups,
     run_stacked,
+    unfold_patches,
     unstack,
     upsample_nearest,
 )
@@ -57,6 +59,16 @@ def test_resampling_by_hand():
     np.testing.assert_array_equal(up[0, ..., 0], expected)
     np.testing.assert_array_equal(downsample_mean(up), x)
     np.testing.assert_array_equal(downsample_mean(x).ravel(), [2.5])
+
+
+def test_patches_by_hand_and_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    folded = fold_patches(x, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    # Rows of the patch, then its columns, then channels: as numpy flattens the patch.
+    np.testing.assert_array_equal(folded[1, 1, 2], np.asarray(x)[1, 2:4, 4:6].ravel())
+    np.testing.assert_array_equal(unfold_patches(folded, 2), x)
+    np.testing.assert_array_equal(fold_patches(x, 1), x)
 
 
 def test_dropout_keeps_the_mean_and_needs_a_key():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,30 @@ def test_scan_is_a_loop_and_unrolled_is_not():
 
         program = jax.jit(predict).lower(params, z, logsnr, text).as_text()
         assert ("stablehlo.while" in program) == scan
+
+
+def test_patches_spare_the_full_resolution():
+    config = ModelConfig(
+        channels=(8,), num_res_blocks=(1,), strides=(2,), self_attention=(False,),
+        text_attention=("none",), patch_size=2,
+    )  # fmt: skip
+    model = build_model(config, resolution=16, low_res=True, text_dim=4)
+    params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    assert params["stem"]["kernel"].shape == (3, 3, 2 * 3 * 4, 8)
+    assert params["head"]["kernel"].shape == (3, 3, 8, 3 * 4)
+
+    def predict(params, side):
+        z, level = jnp.zeros((1, side, side, 3)), jnp.zeros((1,))
+        text = TextCond(jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool))
+        features = project_text(model, params, text)
+        return apply_model(model, params, z, level, features, low_res=z, aug_level=level)
+
+    lowered = jax.jit(lambda params: predict(params, 16)).lower(params)
+    assert lowered.out_info.shape == (1, 16, 16, 3)
+    convolutions = re.findall(r"stablehlo.convolution.* -> tensor<1x(\d+)x", lowered.as_text())
+    assert set(convolutions) == {"4", "8"}
+    with pytest.raises(UserError, match="total stride 4"):
+        jax.eval_shape(lambda params: predict(params, 18), params)
 
 
 def behind_a_zero_kernel(path: str) -> bool:
