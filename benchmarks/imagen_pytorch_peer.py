@@ -1,0 +1,227 @@
+"""imagen-pytorch 2.1.0 as a subject: its own trainer, its own sampler.
+
+    pip install --no-deps imagen-pytorch==2.1.0 beartype ema-pytorch accelerate pytorch-warmup
+
+(and torch, as in the `parity` extra; einops, fsspec and pydantic, if they are not there). It
+declares dependencies that it imports and does not use here; `import_imagen_pytorch` puts empty
+modules in their place. Everything runs as it does for a user who follows its README: eager mode,
+default memory format, float32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+import warnings
+from typing import Any
+
+from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
+from benchmarks.ours import PEAK_SIZES
+from imagen_jax.config import StageConfig
+from imagen_jax.errors import UserError
+
+NEEDED = ("torch", "imagen_pytorch", "beartype", "ema_pytorch", "accelerate", "pytorch_warmup")
+INSTALL = (
+    "pip install torch; pip install --no-deps imagen-pytorch==2.1.0 beartype ema-pytorch "
+    "accelerate pytorch-warmup einops fsspec pydantic"
+)
+
+
+def is_installed() -> bool:
+    """Whether imagen-pytorch and what it needs can be imported."""
+    return all(importlib.util.find_spec(name) for name in NEEDED)
+
+
+def check_installed() -> None:
+    """Raises UserError, with the remedy, if it is not."""
+    if not is_installed():
+        raise UserError(f"the comparison needs imagen-pytorch: {INSTALL}")
+
+
+def import_imagen_pytorch() -> Any:
+    """The package, without its T5, data sets and augmentations."""
+    # torchvision (no CPU build on PyPI), kornia and datasets serve its data loaders, its PIL
+    # output and its crops of super-resolution stages: nothing that is called here.
+    for name in ("torchvision", "torchvision.transforms", "kornia", "kornia.augmentation"):
+        _stub(name)
+    for name in ("datasets", "datasets.utils"):
+        _stub(name)
+    _stub("datasets.utils.file_utils", get_datasets_user_agent=lambda: "")
+    # Its T5 asks the model hub for a configuration while it is imported. Embeddings are given.
+    _stub(
+        "imagen_pytorch.t5",
+        t5_encode_text=lambda *_, **__: None,
+        get_encoded_dim=lambda name: 768,
+        DEFAULT_T5_NAME="unused",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import imagen_pytorch
+    return imagen_pytorch
+
+
+def _stub(name: str, **attributes: Any) -> None:
+    if name in sys.modules:
+        return
+    module = types.ModuleType(name)
+    module.__dict__.update(attributes, __path__=[])
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent in sys.modules:
+        setattr(sys.modules[parent], child, module)
+
+
+def equal_unet(text_length: int, text_dim: int, parameters: int):
+    """The U-Net that `graphs.EqualGraph` repeats with `graphs.EQUAL_MODEL`.
+
+    `ff_mult` 1: its transformer block shares one key and value head and has a feed-forward part;
+    so small it costs what our keys and values of all heads cost. Text goes into the
+    self-attention, and by cross-attention into the two middle blocks, which cannot be turned off.
+    """
+    del parameters
+    return import_imagen_pytorch().Unet(
+        dim=64,
+        dim_mults=(1, 2, 2),
+        num_resnet_blocks=1,  # and the first block of each level
+        layer_attns=(False, True, True),
+        layer_cross_attns=False,
+        attend_at_middle=False,
+        attn_heads=4,
+        attn_dim_head=32,
+        ff_mult=1.0,
+        memory_efficient=True,
+        init_cross_embed=False,
+        init_conv_kernel_size=3,
+        use_global_context_attn=False,
+        attn_pool_text=False,
+        text_embed_dim=text_dim,
+        max_text_len=text_length,
+    )
+
+
+def readme_unet(
+    text_length: int, text_dim: int, parameters: int, *, memory_efficient: bool = False
+):
+    """The base U-Net of its README, as wide as gives nearly `parameters`.
+
+    The conditioning width stays at its default, `dim`: the README's 512 alone would be 8 M
+    parameters. The text is padded to `text_length`, not to its default of 256 (in its favour).
+    """
+    import torch
+
+    unet_class = import_imagen_pytorch().Unet
+
+    def make(dim: int):
+        return unet_class(
+            dim=dim,
+            dim_mults=(1, 2, 4, 8),
+            num_resnet_blocks=3,
+            layer_attns=(False, True, True, True),
+            layer_cross_attns=(False, True, True, True),
+            memory_efficient=memory_efficient,
+            text_embed_dim=text_dim,
+            max_text_len=text_length,
+        )
+
+    def distance(dim: int) -> int:
+        with torch.device("meta"):
+            return abs(_count(make(dim)) - parameters)
+
+    return make(min(range(8, 129, 2), key=distance))
+
+
+def readme_unet_memory_efficient(text_length: int, text_dim: int, parameters: int):
+    """`readme_unet` with `memory_efficient=True`, which the README uses for super-resolution."""
+    return readme_unet(text_length, text_dim, parameters, memory_efficient=True)
+
+
+def _count(unet: Any) -> int:
+    return sum(parameter.numel() for parameter in unet.parameters())
+
+
+def build(
+    make_unet, stage: StageConfig, text_length: int, text_dim: int, steps: int, parameters: int
+) -> Subject:
+    """Its trainer and its sampler for a base stage, with random pictures and text.
+
+    Args:
+      make_unet: one of the functions above.
+      stage: resolution, batch size, rate, gradient clipping, prediction and guidance are used.
+      text_length: tokens of every caption.
+      text_dim: their width.
+      steps: of one call of the sampler.
+      parameters: what the network should have, for those that can choose.
+    """
+    imagen_pytorch = import_imagen_pytorch()
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch, size = stage.train.batch_size, stage.resolution
+    imagen = imagen_pytorch.Imagen(
+        unets=make_unet(text_length, text_dim, parameters),
+        image_sizes=size,
+        text_embed_dim=text_dim,
+        timesteps=steps,
+        pred_objectives={"eps": "noise", "v": "v", "x": "x_start"}[stage.diffusion.prediction],
+        min_snr_loss_weight=stage.diffusion.loss_weighting == "min_snr",
+        cond_drop_prob=stage.train.text_drop_rate,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a deprecated gradient scaler that is off
+        trainer = imagen_pytorch.ImagenTrainer(
+            imagen, lr=stage.train.learning_rate, max_grad_norm=stage.train.clip_norm
+        )
+    device = trainer.device
+    image = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+    text = {
+        "text_embeds": torch.randn(batch, text_length, text_dim, device=device),
+        "text_masks": torch.ones(batch, text_length, dtype=torch.bool, device=device),
+    }
+    weight = stage.sample.guidance_weight if stage.sample.guidance_weight != 1.0 else 3.0
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def train(count: int) -> None:
+        for _ in range(count):
+            trainer(image, unet_number=1, **text)
+            trainer.update(unet_number=1)
+        wait()
+
+    def sample(count: int) -> None:
+        for _ in range(count):
+            imagen.sample(cond_scale=weight, use_tqdm=False, **text)
+        wait()
+
+    def program(run, units: int) -> Program:
+        with FlopCounterMode(display=False) as counter:
+            run(1)
+        return Program(Facts(units=units, matrix_flops=counter.get_total_flops() / units), run)
+
+    side, shape = PEAK_SIZES["cpu" if device.type == "cpu" else "gpu"]
+    matrix = torch.randn(side, side, device=device)
+    picture = torch.randn(shape[0], shape[3], shape[1], shape[2], device=device)
+    kernel = torch.randn(shape[3], shape[3], 3, 3, device=device)
+
+    def multiply(count: int) -> None:
+        for _ in range(count):
+            torch.mm(matrix, matrix)
+        wait()
+
+    def convolve(count: int) -> None:
+        for _ in range(count):
+            torch.nn.functional.conv2d(picture, kernel, padding=1)
+        wait()
+
+    return Subject(
+        device=str(device),
+        parameters=_count(imagen.unets[0]),
+        programs={
+            MATMUL: program(multiply, 1),
+            CONVOLUTION: program(convolve, 1),
+            TRAIN: program(train, batch),
+            DENOISE: program(sample, batch * steps),
+        },
+    )

@@ -1,0 +1,171 @@
+"""This package as a subject: the programs that `train.py` and `sample.py` run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from benchmarks import graphs
+from benchmarks.flops import matrix_flops
+from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
+from imagen_jax.config import StageConfig
+from imagen_jax.models import build_model
+from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import create_state
+from imagen_jax.training.step import make_train_step
+from imagen_jax.types import Batch, TextCond
+
+# Sides of the square matrices and shape of the convolution [B, H, W, C] that find the peak: large
+# enough for it, small enough for a fraction of a second.
+PEAK_SIZES = {"cpu": (2048, (16, 32, 32, 256)), "gpu": (8192, (256, 64, 64, 512))}
+
+
+def stage_network(stage: StageConfig, text_dim: int) -> nn.Module:
+    """The network of the stage."""
+    return build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=text_dim,
+    )
+
+
+def equal_graph(stage: StageConfig, text_dim: int) -> nn.Module:
+    """The stage's model as imagen-pytorch's graph, see `graphs.EqualGraph`."""
+    return _as_class(graphs.EqualGraph, stage, text_dim)
+
+
+def usual_order(stage: StageConfig, text_dim: int) -> nn.Module:
+    """The stage's model with the usual order of resampling, see `graphs.UsualOrder`."""
+    return _as_class(graphs.UsualOrder, stage, text_dim)
+
+
+def _as_class(network: type[nn.Module], stage: StageConfig, text_dim: int) -> nn.Module:
+    model = stage_network(stage, text_dim)  # validates
+    return network(
+        model.config, resolution=model.resolution, low_res=model.low_res, text_dim=model.text_dim
+    )
+
+
+def build(
+    make_network: Callable[[StageConfig, int], nn.Module],
+    stage: StageConfig,
+    text_length: int,
+    text_dim: int,
+    sampling_steps: int,
+) -> Subject:
+    """Compiles the train step and the sampler of a stage, with random pictures and text.
+
+    Args:
+      make_network: one of the functions above.
+      stage: batch size, optimizer, diffusion and sampling settings are used; guidance is on (w =
+        3 if the stage has none) and thresholding dynamic.
+      text_length: tokens of every caption.
+      text_dim: their width.
+      sampling_steps: steps of one call of the sampler.
+    """
+    train, low = stage.train, stage.low_resolution
+    batch, size = train.batch_size, train.crop_size or stage.resolution
+    model, optimizer = make_network(stage, text_dim), make_optimizer(train)
+    key = jax.random.key(0)
+    text = TextCond(
+        tokens=jax.random.normal(key, (batch, text_length, text_dim)),
+        mask=jnp.ones((batch, text_length), bool),
+    )
+    image = jax.random.randint(key, (batch, size, size, 3), 0, 256).astype(jnp.uint8)
+    data = Batch(image=image, text=text)
+    state = jax.jit(functools.partial(create_state, model, optimizer))(key)
+    # A copy: the train step takes its state's memory over.
+    params = jax.tree.map(jnp.copy, state.params)
+
+    step = make_train_step(stage, model, optimizer)
+    train_facts, train_program = _compile(step, (state, data, key), batch, donate=True)
+
+    def run_train(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, metrics = train_program(state, data, key)
+        jax.block_until_ready((state, metrics))
+
+    sample = stage.sample
+    weight = sample.guidance_weight if sample.guidance_weight != 1.0 else 3.0
+    settings = make_settings(
+        dataclasses.replace(
+            sample, num_steps=sampling_steps, guidance_weight=weight, threshold="dynamic"
+        )
+    )
+    sampler = functools.partial(sample_stage, model, stage)
+    keys = picture_keys(jnp.arange(batch), 0)
+    inputs = (params, text, keys, settings)
+    if low:
+        inputs += (jax.random.uniform(key, (batch, low, low, 3), minval=-1.0),)
+    sample_facts, sample_program = _compile(sampler, inputs, batch * sampling_steps)
+
+    def run_sample(count: int) -> None:
+        for _ in range(count):
+            pictures = sample_program(*inputs)
+        jax.block_until_ready(pictures)
+
+    device = jax.devices()[0]
+    return Subject(
+        device=device.device_kind,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        programs={
+            **_peak_programs(device.platform, stage.model.dtype),
+            TRAIN: Program(train_facts, run_train),
+            DENOISE: Program(sample_facts, run_sample),
+        },
+    )
+
+
+def _compile(function: Callable, arguments: tuple, units: int, *, donate: bool = False):
+    start = time.perf_counter()
+    jitted = jax.jit(function, donate_argnums=(0,) if donate else ())
+    compiled = jitted.lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    facts = Facts(
+        units=units,
+        matrix_flops=matrix_flops(function, *arguments) / units,
+        xla_flops=(compiled.cost_analysis() or {}).get("flops", 0.0) / units,
+        compile_seconds=seconds,
+        program_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+    )
+    return facts, compiled
+
+
+def _peak_programs(platform: str, dtype: str) -> dict[str, Program]:
+    side, shape = PEAK_SIZES.get(platform, PEAK_SIZES["gpu"])
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    picture = jax.random.normal(jax.random.key(0), shape, dtype)
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, shape[-1], shape[-1]), dtype)
+
+    def convolve(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def program(function: Callable, *inputs: jax.Array) -> Program:
+        jitted = jax.jit(function)
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                result = jitted(*inputs)
+            jax.block_until_ready(result)
+
+        return Program(Facts(units=1, matrix_flops=matrix_flops(function, *inputs)), run)
+
+    return {
+        MATMUL: program(jnp.matmul, matrix, matrix),
+        CONVOLUTION: program(convolve, picture, kernel),
+    }
