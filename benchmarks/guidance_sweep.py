@@ -4,9 +4,9 @@
 
 Draws the same prompts with the same seeds for every guidance weight and every way of thresholding
 (Imagen section 2.3 and Fig. A.9), base stage alone unless `--stages` says otherwise, and writes
-`sweep.json` and a plot for each stage: accepted share, saturation, clipped pixels, diversity. Each cell is
-an evaluation in a directory of its own, so a sweep that was interrupted goes on where it was. The
-plot needs matplotlib (the `plots` extra).
+`sweep.json` and a plot for each stage: accepted share, saturation, clipped pixels, diversity. Each
+cell is an evaluation in a directory of its own, so a sweep that was interrupted goes on where it
+was. The plot needs matplotlib (the `plots` extra).
 """
 
 from __future__ import annotations
