@@ -161,18 +161,18 @@ def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def _inks(core: np.ndarray) -> list[np.ndarray]:
     """Colours `[3]` that fill a good part of the full pixels `[N, 3]`, as differences."""
-    # Greedy clusters: the colour that most pixels are near to, then that of what remains.
-    colours = []
-    rest = core
-    while len(rest) and (not colours or len(rest) >= _INK_SHARE * len(core)):
-        sample = rest[:: max(len(rest) // 64, 1)]
-        near = np.linalg.norm(rest[:, None] - sample[None], axis=-1) < _DIFFERENT
+    # Greedy clusters: the colour that most pixels are near to, then that of what remains. A
+    # hundred or two hundred pixels say all.
+    core = core[:: max(len(core) // 100, 1)]
+    enough = _INK_SHARE * len(core)
+    colours: list[np.ndarray] = []
+    while len(core):
+        near = np.linalg.norm(core[:, None] - core[None], axis=-1) < _DIFFERENT
         votes = near.sum(0)
-        if colours and votes.max() < _INK_SHARE * len(core):
+        if colours and votes.max() < enough:
             break
-        mine = near[:, votes.argmax()]
-        colours.append(np.median(rest[mine], axis=0))
-        rest = rest[np.linalg.norm(rest - colours[-1], axis=-1) >= _DIFFERENT]
+        colours.append(np.median(core[near[:, votes.argmax()]], axis=0))
+        core = core[np.linalg.norm(core - colours[-1], axis=-1) >= _DIFFERENT]
     return colours
 
 

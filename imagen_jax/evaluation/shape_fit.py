@@ -35,14 +35,20 @@ _BLUR = 0.7
 # Between the picture as drawn (0) and blurred (1), and a little beyond. The search starts amid.
 _SOFTNESS = 0.5
 _SOFTNESS_RANGE = (0.0, 1.5)
-# Pixels that the side of a square of the blob's area spans in the first search, about.
-_COARSE = 11.0
+# Points of the first search, (y, x) `[2, P]`, in units of the square root of the blob's area: as
+# far as the farthest tip, less than a pixel apart for small objects at 32x32. Ramps across edges
+# are as wide as a middling object's.
+_CELL = 0.15
+_GRID = np.mgrid[-1.35:1.36:_CELL, -1.35:1.36:_CELL].reshape(2, -1)
+_TEMPLATE_RAMP = 0.2
 # Only shapes that before refinement leave at most this much more than the best one can still win;
 # of the blob's area.
 _CONTENDERS = 0.15
 _REFINEMENTS = 6
 # Refinement ends when nothing moves by more than this, in pixels or so.
 _SETTLED = 0.03
+# Nor does it go on with more displacement than this: no shape, or not this one.
+_HOPELESS = 0.1
 # With less displacement than this no other shape can fit better, see `Fit`.
 _PERFECT = 0.005
 
@@ -89,16 +95,7 @@ def fit_shapes(coverage: np.ndarray, weight: np.ndarray, noise: float) -> list[F
     mass = float(solid.sum())
     centre = float((solid * x[0]).sum()) / mass, float((solid * y[0]).sum()) / mass
 
-    # Every so many pixels are enough for the first search.
-    stride = max(1, round(math.sqrt(mass) / _COARSE))
-    coarse = slice(None, None, stride)
-    starts = {}
-    for shape in DISTANCES:
-        candidates = _candidates(shape, mass, centre)
-        drawn = _draw(shape, candidates, x[..., coarse], y[:, coarse])
-        errors = _unexplained(drawn, coverage[coarse, coarse], weight[coarse, coarse])
-        best = int(errors.argmin())
-        starts[shape] = float(errors[best]) * stride**2, candidates[best]
+    starts = _search(coverage, weight, mass, centre)
     closest = min(error for error, _ in starts.values())
     fits = []
     for shape, (error, start) in sorted(starts.items(), key=lambda item: item[1][0]):
@@ -110,20 +107,49 @@ def fit_shapes(coverage: np.ndarray, weight: np.ndarray, noise: float) -> list[F
     return sorted(fits, key=lambda fit: fit.unexplained)
 
 
-def _candidates(shape: str, mass: float, centre: tuple[float, float]) -> np.ndarray:
-    """`[K, 5]` x, y, radius, angle, softness with the blob's area and centre of mass."""
+def _search(
+    coverage: np.ndarray, weight: np.ndarray, mass: float, centre: tuple[float, float]
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Of each shape what its best angle leaves unexplained, and `[5]` parameters to refine.
+
+    The blob is brought to area 1 around its centre of mass, where templates wait for it.
+    """
+    scale = math.sqrt(mass)
+    # Centres of pixels are at half-integers, array elements at integers.
+    points = np.stack([centre[1] + _GRID[0] * scale, centre[0] + _GRID[1] * scale]) - 0.5
+    values = ndimage.map_coordinates(coverage, points, order=1, mode="nearest")
+    known = ndimage.map_coordinates(weight, points, order=0, mode="constant")
+    errors_by_shape = {}
+    for shape in DISTANCES:
+        templates, params = _templates(shape)
+        errors = (templates - values) ** 2 @ known
+        best = int(errors.argmin())
+        x, y, radius, angle = params[best]
+        start = centre[0] + x * scale, centre[1] + y * scale, radius * scale, angle, _SOFTNESS
+        errors_by_shape[shape] = float(errors[best]) * _CELL**2 * mass, np.array(start, np.float32)
+    return errors_by_shape
+
+
+@functools.cache
+def _templates(shape: str) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage `[K, P]` at the points of the grid, and x, y, radius, angle `[K, 4]` of each.
+
+    The shape at all angles, with area 1 and its centre of mass at the origin.
+    """
     area, _, off_x, off_y = _moments(shape)
-    radius = math.sqrt(mass / area)
+    radius = 1.0 / math.sqrt(area)
     turns = _SYMMETRY[shape]
     steps = round(2.0 * math.pi / turns / _ANGLE_STEP) if turns else 1
-    rows = []
-    for step in range(steps):
-        angle = 2.0 * math.pi * step / (steps * max(turns, 1))
-        cos, sin = math.cos(angle), math.sin(angle)
-        x = centre[0] - radius * (cos * off_x - sin * off_y)
-        y = centre[1] - radius * (sin * off_x + cos * off_y)
-        rows.append((x, y, radius, angle, _SOFTNESS))
-    return np.array(rows, np.float32)
+    angles = 2.0 * math.pi / max(turns, 1) * np.arange(steps) / steps
+    cos, sin = np.cos(angles), np.sin(angles)
+    centre_x = -radius * (cos * off_x - sin * off_y)
+    centre_y = -radius * (sin * off_x + cos * off_y)
+    x = (_GRID[1][None] - centre_x[:, None]) / radius
+    y = (_GRID[0][None] - centre_y[:, None]) / radius
+    cos, sin = cos[:, None], sin[:, None]
+    distance = radius * DISTANCES[shape](cos * x + sin * y, cos * y - sin * x)
+    drawn = np.clip(0.5 - distance / _TEMPLATE_RAMP, 0.0, 1.0).astype(np.float32)
+    return drawn, np.stack([centre_x, centre_y, np.full(steps, radius), angles], axis=1)
 
 
 @functools.cache
@@ -175,13 +201,15 @@ def _refine(
     # Moves for the slopes: small against the object, large against the kinks of a clipped ramp.
     moves = np.diag(np.array([0.3, 0.3, 0.03 * start_radius, 0.05, 0.3], np.float32))
     params, best, settled = start, (math.inf, start, start), False
+    _, outline, _, _ = _moments(shape)
+    hopeless = _HOPELESS * outline * start_radius**2
     for step in range(_REFINEMENTS + 1):
         last = step == _REFINEMENTS or settled
         drawn = _draw(shape, params[None] if last else np.stack([params, *(params + moves)]), x, y)
         error = float(_unexplained(drawn[:1], coverage, weight)[0])
         if error < best[0]:
             best = error, params, drawn[0]
-        if last:
+        if last or (step == 2 and best[0] > hopeless):
             break
         # One unit of each column is one move, so that one damping suits all parameters.
         slopes = ((drawn[1:] - drawn[:1]) * weight).reshape(len(moves), -1)
@@ -196,7 +224,6 @@ def _refine(
     error, params, drawn = best
     error = max(error - noise**2 * float(weight.sum()), 0.0)
     centre_x, centre_y, radius, angle = (float(p) for p in params[:4])
-    _, outline, _, _ = _moments(shape)
     return Fit(
         shape, centre_x, centre_y, radius, angle, error, error / (outline * radius**2), drawn
     )
