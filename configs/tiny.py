@@ -27,6 +27,8 @@ def get_config():
         log_every=5,
         preview_every=10,
         save_every=10,
+        validate_every=10,
+        validation_images=12,
     )
     sample = SampleConfig(num_steps=4)
     base = StageConfig(

@@ -40,6 +40,9 @@ class ModelConfig:
       attention_expansion: attention width over the level's channels (1 in the base, 2 in Fig.
         A.28).
       stem_channels: width of the first convolution of an "efficient_unet" (0: the first level's).
+      patch_size: "efficient_unet" only: patches of this many pixels a side are folded into channels
+        before the stem and unfolded after the head, so that nothing runs at full resolution
+        (1: off, as in the paper; cf. Hoogeboom et al., simple diffusion, section 3.2).
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks.
       dtype: compute dtype, "float32" or "bfloat16"; parameters are always float32.
@@ -57,6 +60,7 @@ class ModelConfig:
     head_dim: int = 64
     attention_expansion: int = 1
     stem_channels: int = 0
+    patch_size: int = 1
     embed_dim: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
@@ -102,8 +106,12 @@ class TrainConfig:
       ema_max: the EMA decay is min(ema_max, (1 + n) / (10 + n)) after n steps.
       text_drop_rate: share of captions replaced by the null text.
       crop_size: train on random crops of this size (0: whole pictures); super-resolution only.
+      max_skipped_steps: a step whose loss or gradient is not finite changes no weights; after
+        this many in a row the run stops.
       log_every, preview_every, save_every: intervals of scalars, picture grids, checkpoints.
       keep_checkpoints: the newest checkpoints kept.
+      validate_every: interval of the loss on held-out pictures (0: never).
+      validation_images: how many of them, at most.
     """
 
     batch_size: int = 32
@@ -118,10 +126,13 @@ class TrainConfig:
     ema_max: float = 0.9999
     text_drop_rate: float = 0.1
     crop_size: int = 0
+    max_skipped_steps: int = 20
     log_every: int = 50
     preview_every: int = 1000
     save_every: int = 1000
     keep_checkpoints: int = 3
+    validate_every: int = 1000
+    validation_images: int = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,8 +370,10 @@ def _validate_stage(path: str, stage: StageConfig) -> None:
     _choice(f"{path}.diffusion.loss_weighting", stage.diffusion.loss_weighting, WEIGHTINGS)
     for field in ("batch_size", "num_steps", "log_every", "preview_every", "save_every"):
         _at_least(f"{path}.train.{field}", getattr(train, field), 1)
-    _at_least(f"{path}.train.keep_checkpoints", train.keep_checkpoints, 1)
-    _at_least(f"{path}.train.warmup_steps", train.warmup_steps, 0)
+    for field in ("keep_checkpoints", "max_skipped_steps", "validation_images"):
+        _at_least(f"{path}.train.{field}", getattr(train, field), 1)
+    for field in ("warmup_steps", "validate_every"):
+        _at_least(f"{path}.train.{field}", getattr(train, field), 0)
     _choice(f"{path}.train.optimizer", train.optimizer, ("adam", "adafactor"))
     _choice(f"{path}.train.lr_decay", train.lr_decay, ("constant", "cosine"))
     for field in ("learning_rate", "clip_norm"):

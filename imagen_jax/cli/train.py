@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import NoReturn
 
 from absl import flags
 
 from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command
+from imagen_jax.config import CascadeConfig
 from imagen_jax.errors import UserError
+from imagen_jax.training.interrupt import StopSignal
 
 define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; needed unless --dry_run.")
@@ -43,6 +46,20 @@ def main(argv: list[str]) -> None:
     if WORKDIR.value is not None and os.path.isfile(WORKDIR.value):
         raise UserError(f"--workdir={WORKDIR.value} is a file; give a directory")
 
+    with StopSignal() as stop:
+        received = train(config, stages, stop)
+    if received is not None:
+        print(
+            f"\nStopped by {received.name}; all steps are saved. The same command continues.",
+            file=sys.stderr,
+        )
+        # A scheduler that sent SIGTERM got what it asked for; after Ctrl-C a shell script should
+        # not go on as if the run were done.
+        leave(0 if received == signal.SIGTERM else 130)
+
+
+def train(config: CascadeConfig, stages: list[str], stop: StopSignal) -> signal.Signals | None:
+    """Trains `stages` one after the other; returns the signal that ended it early, if any."""
     # Imported here, so that --help and wrong flags answer at once.
     from etils import epath
 
@@ -65,17 +82,25 @@ def main(argv: list[str]) -> None:
                 f"it has {', '.join(weights.stages)} (choose one with --stage)"
             )
     for name in stages:
-        received = train_stage(
-            config,
-            name,
-            epath.Path(WORKDIR.value or "."),
-            encoder,
-            mesh,
-            init_from=weights,
-            dry_run=DRY_RUN.value,
-        )
-        if received is not None:
-            print(f"\nStage {name} is saved. The same command continues it.", file=sys.stderr)
-            # A scheduler that sent SIGTERM got what it asked for; after Ctrl-C a shell script
-            # should not go on as if the run were done.
-            sys.exit(0 if received == signal.SIGTERM else 130)
+        if stop.received is None:
+            train_stage(
+                config,
+                name,
+                epath.Path(WORKDIR.value or "."),
+                encoder,
+                mesh,
+                stop,
+                init_from=weights,
+                dry_run=DRY_RUN.value,
+            )
+    return stop.received
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once, even if a compiler is at work in a thread.
+
+    An ordinary exit would wait for it, or crash it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -124,15 +124,16 @@ def batches(
     stream = grain.MapDataset.source(_Batches(rows, local, (side, side, 3))).to_iter_dataset(ahead)
     if num_workers:
         stream = stream.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_interrupt
+            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_signals
         )
     return iter(stream)
 
 
-def _ignore_interrupt(worker: int, count: int) -> None:
-    """Ctrl-C reaches workers too; the main process ends them once it has saved."""
+def _ignore_signals(worker: int, count: int) -> None:
+    """What asks a run to stop often reaches workers too; the main process ends them at its end."""
     del worker, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def spread_items(source: Source, number: int) -> list[Item]:

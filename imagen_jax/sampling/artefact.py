@@ -31,6 +31,7 @@ from etils import epath
 import imagen_jax
 from imagen_jax.config import CascadeConfig, from_json_dict, to_json_dict
 from imagen_jax.errors import UserError
+from imagen_jax.files import write_atomically
 from imagen_jax.types import Params
 
 FORMAT_VERSION = 1
@@ -119,12 +120,28 @@ def save_stage(
     directory.mkdir(parents=True, exist_ok=True)
     data, record = _serialize(stage_name, ema_params, training_summary, dtype)
     record["file"] = f"{stage_name}-{record['sha256'][:12]}.safetensors"
-    _replace(directory / record["file"], data)
+    write_atomically(directory / record["file"], data)
     _write_config(directory, cascade_config, encoder_identity, tokenizer_hash, {stage_name: record})
-    for old in directory.glob(f"{stage_name}-*.safetensors"):
-        if old.name != record["file"]:
-            old.unlink(missing_ok=True)
+    # Older weights, and what a killed run was about to write.
+    for pattern in (f"{stage_name}-*.safetensors", f".{stage_name}-*.tmp", f".{CONFIG_FILE}.*.tmp"):
+        for old in directory.glob(pattern):
+            if old.name != record["file"]:
+                old.unlink(missing_ok=True)
     return directory / record["file"]
+
+
+def exported_steps(directory: str | os.PathLike[str], stage_name: str) -> int | None:
+    """How many steps the weights that `save_stage` wrote there were trained for.
+
+    None where there are none, or not whole; the hash of the weights is not compared.
+    """
+    directory = epath.Path(directory)
+    try:
+        content = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        record = content["stages"][stage_name]
+        return record["steps"] if (directory / record["file"]).is_file() else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def save_cascade(
@@ -142,7 +159,7 @@ def save_cascade(
         summary = stage.training | {"steps": stage.steps, "images_seen": stage.images_seen}
         data, record = _serialize(name, stage.params, summary, dtype)
         record["file"] = f"{name}.safetensors"
-        _replace(directory / record["file"], data)
+        write_atomically(directory / record["file"], data)
         records[name] = record
     _write_config(
         directory, artefact.config, artefact.encoder_identity, artefact.tokenizer_hash, records
@@ -193,14 +210,7 @@ def _write_config(
         "stages": records,
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    _replace(directory / CONFIG_FILE, text.encode("utf-8"))
-
-
-def _replace(path: epath.Path, data: bytes) -> None:
-    """Writes `data` beside `path` and renames it: `path` is never half-written."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_atomically(directory / CONFIG_FILE, text.encode("utf-8"))
 
 
 # ------------------------------------------------------------------------------------- reading

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from imagen_jax.files import write_atomically
+
 PADDING = 4
 FONT_SIZE = 14
 LABEL_LINES = 2
@@ -37,10 +39,10 @@ def save_png(
         info.add_itxt(name, printable(text, keep_lines=True))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
-    path.write_bytes(buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     if metadata is not None:
         text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
-        path.with_suffix(".json").write_bytes(text.encode("utf-8") + b"\n")
+        write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
 
 
 def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:

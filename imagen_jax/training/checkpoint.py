@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import gc
+import logging
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
-from imagen_jax.config import CascadeConfig, flatten
-from imagen_jax.errors import UserError
-from imagen_jax.training.state import TrainState
+from imagen_jax.training.record import Progress
+from imagen_jax.training.state import TrainState, state_digest
 
-# What may differ between a checkpoint and the config that continues it: lengths, intervals,
-# places and devices. Everything else would make a different run under the same name.
-CHANGEABLE = (
-    "data.num_threads",
-    "data.num_workers",
-    "data.path",
-    "mesh.*",
-    "sample.*",
-    "train.num_steps",
-    "train.batch_size",
-    "train.log_every",
-    "train.preview_every",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "model.scan_blocks",
-)
+# Beside the directory of the checkpoints, so that Orbax does not take what is there for one.
+DAMAGED = "damaged"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,94 +26,142 @@ class RunInfo:
 
     Attributes:
       config: the cascade's config as plain JSON values.
-      examples_seen: images drawn from the data so far in this run.
-      images_before: images that the weights had seen before this run (`--init_from`). The position
-        in the order of the data is the sum of both.
       encoder: identity of the text encoder's weights.
+      progress: the counters of the run.
     """
 
     config: dict[str, Any]
-    examples_seen: int
-    images_before: int
     encoder: str
+    progress: Progress
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint cannot be read, or is not what was saved."""
 
 
 class Checkpoints:
     """The checkpoints under one directory; the newest `keep` are kept."""
 
     def __init__(self, directory: epath.PathLike, keep: int):
+        # Orbax refuses relative paths, and only once it writes.
+        self._directory = epath.Path(directory).resolve()
+        self._keep = keep
+
+    @functools.cached_property
+    def _writer(self):
+        """Made for the first save: one garbled file is enough that it cannot be made."""
         from orbax.checkpoint import v1 as ocp
 
-        self._checkpointer = ocp.training.Checkpointer(
-            # Orbax refuses relative paths, and only once it writes.
-            epath.Path(directory).resolve(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        return ocp.training.Checkpointer(
+            self._directory,
+            preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
             # A killed save leaves a temporary directory behind; it is not a checkpoint.
             cleanup_tmp_directories=True,
         )
 
     @property
-    def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, None without one."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, the newest first; some may be damaged."""
+        if not self._directory.exists():
+            return []
+        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def save(self, step: int, state: TrainState, info: RunInfo) -> None:
-        """Starts to write a checkpoint; training may go on while it is written."""
-        self._checkpointer.save_async(
-            step, state, force=True, custom_metadata=dataclasses.asdict(info)
-        )
+        """Starts to write a checkpoint; training may go on while it is written.
+
+        Raises what went wrong with the one before.
+        """
+        metadata = {
+            "config": info.config,
+            "encoder": info.encoder,
+            **dataclasses.asdict(info.progress),
+            # TensorStore does not notice a flipped bit in an array.
+            "digest": int(state_digest(state)),
+        }
+        self._writer.save_async(step, state, force=True, custom_metadata=metadata)
 
     def info(self, step: int) -> RunInfo:
-        """What was saved beside the arrays of `step`."""
-        return RunInfo(**self._checkpointer.metadata(step).custom_metadata)
+        """What was saved beside the arrays of `step`. Raises DamagedCheckpoint."""
+        saved = self._metadata(step)
+        with _reading(step):
+            progress = {
+                field.name: saved[field.name]
+                for field in dataclasses.fields(Progress)
+                # Counters that an older version did not have start at 0.
+                if field.name in saved
+            }
+            return RunInfo(
+                config=saved["config"], encoder=saved["encoder"], progress=Progress(**progress)
+            )
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step`, laid out as the shardings in `abstract` say."""
-        return self._checkpointer.load(step, abstract)
+        """The state of `step`, laid out as the shardings in `abstract` say.
 
-    def wait(self) -> None:
-        """Returns once the last save is on disk."""
-        self._checkpointer.wait()
+        Raises:
+          DamagedCheckpoint: it cannot be read, or is not bit for bit what was saved.
+        """
+        from orbax.checkpoint import v1 as ocp
+
+        saved = self._metadata(step).get("digest")
+        with _reading(step):
+            state = ocp.load(self._directory / str(step), abstract)
+        if saved is not None and int(state_digest(state)) != saved:
+            raise DamagedCheckpoint(
+                f"the checkpoint of step {step:,} is damaged: its arrays are not those saved"
+            )
+        return state
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Moves a damaged checkpoint out of the way, and returns where it lies now."""
+        shelf = self._directory.parent / DAMAGED
+        place, number = shelf / str(step), 1
+        while place.exists():
+            number += 1
+            place = shelf / f"{step}_{number}"
+        if jax.process_index() == 0:
+            shelf.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(place)
+        if jax.process_count() > 1:
+            from jax.experimental.multihost_utils import sync_global_devices
+
+            sync_global_devices(f"set aside {step}")
+        return place
+
+    def _metadata(self, step: int) -> dict[str, Any]:
+        from orbax.checkpoint import v1 as ocp
+
+        with _reading(step):
+            metadata = ocp.metadata(self._directory / str(step)).custom_metadata
+            if not isinstance(metadata, dict):
+                raise ValueError("there is no metadata")
+            return metadata
 
     def close(self) -> None:
-        """Waits, then frees the threads that write."""
-        self._checkpointer.close()
+        """Returns once the last save is on disk; raises what went wrong with it."""
+        if "_writer" in self.__dict__:
+            self._writer.close()
 
 
-def check_same_run(saved: dict[str, Any], config: CascadeConfig, stage: str) -> None:
-    """Refuses to continue a run with settings that would make it another one.
-
-    Raises:
-      UserError: shows each differing key with both values and the remedy.
-    """
-    old, new = (_relevant(values, stage) for values in (saved, flatten(config)))
-    differences = [
-        f"  {key}: {old.get(key, '(absent)')!r} in the checkpoint, {new.get(key, '(absent)')!r} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not _changeable(key)
-    ]
-    if differences:
-        raise UserError(
-            f"the checkpoint of stage {stage!r} was made with other settings:\n"
-            + "\n".join(differences)
-            + "\nRestore them, or give a new --workdir (with --init_from=OLD_WORKDIR to start "
-            "from these weights)."
-        )
-
-
-def _relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
-    """Flat settings of the cascade and of this stage (its prefix removed), no other stage's."""
-    prefix = f"stages.{stage}."
-    flat = flatten(values)
-    return {
-        key.removeprefix(prefix): value
-        for key, value in flat.items()
-        if key.startswith(prefix) or not key.startswith("stages.")
-    }
-
-
-def _changeable(key: str) -> bool:
-    return any(
-        key.startswith(name[:-1]) if name.endswith("*") else key == name for name in CHANGEABLE
-    )
+@contextlib.contextmanager
+def _reading(step: int) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a DamagedCheckpoint with one line of explanation."""
+    level = logging.root.manager.disable
+    # A damaged file makes Orbax and asyncio print pages.
+    logging.disable(logging.CRITICAL)
+    reason = ""
+    try:
+        yield
+    except Exception as error:
+        root: BaseException = error
+        while (deeper := root.__cause__ or root.__context__) is not None:
+            root = deeper
+        reason = f"{type(root).__name__}: {' '.join(str(root).split())[:200]}"
+        del root, deeper
+    finally:
+        if reason:
+            # Futures that hold an error that nobody asked for log it when they go.
+            gc.collect()
+        logging.disable(level)
+    if reason:
+        raise DamagedCheckpoint(f"the checkpoint of step {step:,} cannot be read ({reason})")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from imagen_jax.files import write_atomically
+
+# How old the pictures and scalars in TensorBoard may be.
+FLUSH_SECONDS = 20.0
 
 
 def truncate_jsonl(path: epath.Path, last_step: int) -> None:
@@ -14,20 +21,20 @@ def truncate_jsonl(path: epath.Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
         if record.get("step", 0) <= last_step:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_atomically(path, "".join(kept).encode())
 
 
 class RunLog:
     """Appends to `metrics.jsonl` and the TensorBoard events of one stage's directory.
+
+    A full disk raises OSError, at the latest from `close`.
 
     Args:
       directory: the stage's directory.
@@ -36,29 +43,76 @@ class RunLog:
     """
 
     def __init__(self, directory: epath.Path, stage: str, first_step: int):
-        # Imported here: it takes half a second, and only training needs it.
-        from tensorboardX import SummaryWriter
-
-        self._path = directory / "metrics.jsonl"
+        path = directory / "metrics.jsonl"
         self._stage = stage
-        truncate_jsonl(self._path, first_step)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1)
+        truncate_jsonl(path, first_step)
+        self._file = path.open("a")
+        self._board = _EventFile(directory / "tensorboard", first_step + 1)
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """One line `{"step", "stage", ...}`; nested groups become `group/name` in TensorBoard."""
-        self._file.write(json.dumps({"step": step, "stage": self._stage, **values}) + "\n")
-        self._file.flush()
+        """One line `{"step", "stage", ...}`; nested groups become `group/name` in TensorBoard.
+
+        JSON has no infinity: a number that is not finite becomes null.
+        """
+        from tensorboardX import summary
+
+        record = {"step": step, "stage": self._stage}
         for name, value in values.items():
-            group = value if isinstance(value, dict) else {"": value}
-            for key, number in group.items():
-                self._board.add_scalar(f"{name}/{key}" if key else name, number, step)
+            if isinstance(value, dict):
+                record[name] = {key: _finite(number) for key, number in value.items()}
+                scalars = {f"{name}/{key}": number for key, number in value.items()}
+            else:
+                record[name] = _finite(value)
+                scalars = {name: value}
+            for tag, number in scalars.items():
+                self._board.add(step, summary.scalar(tag, number))
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """A uint8 `[H, W, 3]` picture for TensorBoard."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
+        from tensorboardX import summary
+
+        self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes both."""
+        try:
+            self._file.close()
+        finally:
+            self._board.close()
+
+
+class _EventFile:
+    """A TensorBoard file, written by the caller's thread.
+
+    The thread of `tensorboardX.SummaryWriter` ends at its first error, and whoever adds the
+    eleventh event after that waits for ever.
+    """
+
+    def __init__(self, directory: epath.Path, first_step: int):
+        # Imported here: it takes half a second, and only training needs it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event = event_pb2.Event
+        self._file = EventsWriter(str(directory / "events"))
+        self._flushed = 0.0
+        # TensorBoard then hides what an earlier file has from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._file.write_event(self._event(step=first_step, session_log=start))
+
+    def add(self, step: int, summary: Any) -> None:
+        self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+        # It waits for the disk.
+        if time.monotonic() > self._flushed + FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
         self._file.close()
-        self._board.close()
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

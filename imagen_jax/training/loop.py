@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
+import concurrent.futures
+import contextlib
 import signal
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, to_json_dict
+from imagen_jax.config import CascadeConfig
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.sources import load_source
-from imagen_jax.errors import UserError
+from imagen_jax.files import explain_full_disk
 from imagen_jax.models import build_model
+from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import TextEncoder
-from imagen_jax.training import feed, preview, summary
-from imagen_jax.training.checkpoint import Checkpoints, RunInfo, check_same_run
+from imagen_jax.training import feed, resume, summary
+from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.interrupt import StopSignal
-from imagen_jax.training.logs import RunLog
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
+from imagen_jax.training.outputs import Outputs, export_ema
+from imagen_jax.training.preview import Previews
+from imagen_jax.training.record import Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
-from imagen_jax.training.step import bucket_means, make_condition_gap, make_train_step
+from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
+from imagen_jax.training.validation import Validation
 from imagen_jax.types import Array
 
 # Folded into a stage's key for its first parameters; steps fold in their number, from 0.
@@ -41,11 +47,12 @@ def train_stage(
     workdir: epath.Path,
     encoder: TextEncoder,
     mesh: Mesh,
+    stop: StopSignal,
     *,
     init_from: artefact.Artefact | None = None,
     dry_run: bool = False,
 ) -> signal.Signals | None:
-    """Trains one stage until `train.num_steps`, continuing from its newest checkpoint.
+    """Trains one stage until `train.num_steps`, continuing from its newest whole checkpoint.
 
     Args:
       config: the cascade's.
@@ -53,18 +60,25 @@ def train_stage(
       workdir: the stage's run lies in `workdir/<name>/`.
       encoder: the frozen text encoder.
       mesh: the devices.
+      stop: ends the run once it has received a signal.
       init_from: weights to start from when there is no checkpoint yet.
       dry_run: print what would happen, then return; nothing is written.
 
     Returns:
-      None, or the signal that ended the run early, after it was saved.
+      None, or the signal that ended the run early, after it was saved. A compiler may then still
+      be at work in a thread of its own.
 
     Raises:
-      UserError: settings that do not fit the devices, the data or the checkpoint.
+      UserError: settings that do not fit the devices, the data or the checkpoint; no checkpoint
+        is whole; too many steps in a row without a finite loss; a full disk.
     """
     stage = config.stages[name]
     train = stage.train
     is_main = jax.process_index() == 0
+
+    def tell(line: str) -> None:
+        if is_main:
+            print(line, flush=True)
 
     # --- model, optimizer, abstract state -----------------------------------------------------
     feed.check_batch_size(train.batch_size, mesh, f"config.stages.{name}.train.batch_size")
@@ -78,210 +92,181 @@ def train_stage(
     optimizer = make_optimizer(train)
     abstract = abstract_state(model, optimizer, mesh)
     source = load_source(config.data, "train", stage.resolution)
+    validation = Validation(config, name, model, encoder, mesh, source)
 
     key = jax.device_put(stage_key(config, name), replicated(mesh))
-    if is_main:
-        print(summary.describe(name, stage, mesh, abstract), flush=True)
+    tell(summary.describe(name, stage, mesh, abstract))
+    tell(f"  held out    {validation.note}")
 
-    # --- where to start: everything that can be refused is refused before the compiler runs ---
     directory = workdir / name
-    checkpoints = latest = info = None
-    if not dry_run:
-        directory.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
-        latest = checkpoints.latest_step
-    if latest is not None:
-        info = checkpoints.info(latest)
-        check_same_run(info.config, config, name)
-        check_same_encoder(f"the checkpoint of stage {name!r}", info.encoder, config, encoder)
-        if latest >= train.num_steps:
-            if is_main:
-                print(f"  already trained to step {latest:,}\n", flush=True)
-            checkpoints.close()
-            return None
-    elif init_from is not None:
-        check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
-        artefact.check_params(name, init_from.stages[name].params, abstract.params)
+    with contextlib.ExitStack() as resources:
+        if not dry_run:
+            resources.enter_context(explain_full_disk(directory))
 
-    # --- compile ------------------------------------------------------------------------------
-    compile_start = time.perf_counter()
-    step_program = compile_step(config, name, model, optimizer, abstract, encoder, mesh, key)
-    if is_main:
-        needed = step_program.memory_analysis().temp_size_in_bytes
-        print(
-            f"  compiled    in {time.perf_counter() - compile_start:.0f} s; the step needs "
-            f"{summary.human_bytes(needed)} per device beside the state",
-            flush=True,
+        # --- where to start: what can be refused is refused before the compiler runs ----------
+        restored = None
+        if not dry_run:
+            directory.mkdir(parents=True, exist_ok=True)
+            checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
+            resources.callback(checkpoints.close)
+            exported = artefact.exported_steps(directory / "ema", name)
+            finished = resume.finished_step(checkpoints, config, name, encoder)
+            if finished is None or finished != exported:
+                restored = resume.newest_good(checkpoints, abstract, config, name, encoder, tell)
+            if restored is not None and restored.step != exported:
+                # A run that was killed while it saved has weights there of another step.
+                export_ema(directory, config, name, encoder, mesh, restored)
+            if restored is not None and restored.step >= train.num_steps:
+                finished = restored.step
+            if finished is not None:
+                tell(f"  already trained to step {finished:,}\n")
+                return None
+        if restored is None and init_from is not None:
+            resume.check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
+            artefact.check_params(name, init_from.stages[name].params, abstract.params)
+
+        # --- compile --------------------------------------------------------------------------
+        compile_start = time.perf_counter()
+        step_program = unless_stopped(
+            stop,
+            lambda: compile_step(config, name, model, optimizer, abstract, encoder, mesh, key),
         )
-    if dry_run:
-        return None
-
-    # --- state: from the checkpoint, from weights, or from scratch ----------------------------
-    images_before = examples_seen = 0
-    if info is not None:
-        state = checkpoints.restore(latest, abstract)
-        images_before, examples_seen = info.images_before, info.examples_seen
-        note = f"continuing from the checkpoint of step {latest:,}"
-    elif init_from is not None:
-        weights = init_from.stages[name]
-        state = state_from_params(weights.params, optimizer, mesh)
-        images_before = weights.images_seen
-        note = f"starting from weights that saw {images_before:,} images"
-    else:
-        state = init_state(model, optimizer, mesh, jax.random.fold_in(key, INIT))
-        note = "starting from scratch"
-    step = int(state.step)
-    if is_main:
-        print(f"  {note}\n", flush=True)
-
-    # --- input --------------------------------------------------------------------------------
-    host_batches = batches(
-        source,
-        batch_size=train.batch_size,
-        image_size=stage.resolution,
-        seed=config.seed,
-        # Weights that are trained on go on in the data, too, instead of seeing its start again.
-        start_index=images_before + examples_seen,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_threads=config.data.num_threads,
-        num_workers=config.data.num_workers,
-        flip=config.data.flip,
-        crop_size=train.crop_size,
-        crop_multiple=crop_multiple(config, name),
-    )
-    stream = feed.device_batches(host_batches, encoder, mesh)
-    shown, captions = preview.preview_batch(source, encoder, mesh)
-    x_hat_grid = preview.make_x_hat_grid(stage, model)
-    condition_gap = jax.jit(make_condition_gap(stage, model))
-    rate_of = learning_rate(train)
-
-    # --- outputs ------------------------------------------------------------------------------
-    log = RunLog(directory, name, step) if is_main else None
-    bar = progress_bar(name, train.num_steps, step) if is_main else None
-
-    def save(state: TrainState, step: int) -> None:
-        info = RunInfo(
-            config=to_json_dict(config),
-            examples_seen=examples_seen,
-            images_before=images_before,
-            encoder=encoder.identity,
-        )
-        checkpoints.save(step, state, info)
-        ema = jax.device_get(jax.device_put(state.ema_params, replicated(mesh)))
-        if is_main:
-            training = {
-                "steps": step,
-                "images_seen": images_before + examples_seen,
-                "batch_size": train.batch_size,
-                "loss": last_loss,
-            }
-            artefact.save_stage(
-                directory / "ema",
-                name,
-                config,
-                ema,
-                training,
-                encoder.identity,
-                encoder.tokenizer_hash,
-            )
-
-    def show(state: TrainState, step: int) -> None:
-        pictures = np.asarray(x_hat_grid(state.ema_params, shown, key))
-        samples = preview.sample_batch(stage, model, state.ema_params, shown, config.seed)
-        if is_main:
-            preview.write(directory / "samples", step, pictures, samples, captions)
-            log.image(step, "x_hat", preview.tile(pictures))
-            log.image(step, "samples", preview.tile(samples[None]))
-
-    # --- loop ---------------------------------------------------------------------------------
-    last_loss: float | None = None
-    bad_items = 0
-    window = Window(step)
-    try:
-        with StopSignal() as stop:
-            while step < train.num_steps and stop.received is None:
-                wait_start = time.perf_counter()
-                batch, num_bad = next(stream)
-                bad_items += num_bad
-                window.data_wait += time.perf_counter() - wait_start
-                state, metrics = step_program(state, batch, key)
-                step += 1
-                examples_seen += train.batch_size
-                if window.metrics:
-                    # One step behind: the devices always have the next step queued, and the bar
-                    # shows work that is done.
-                    jax.block_until_ready(window.metrics[-1])
-                window.metrics.append(metrics)
-                if is_main:
-                    bar.update(1)
-
-                last = step == train.num_steps
-                if step % train.log_every == 0 or last:
-                    gap = float(condition_gap(state.ema_params, batch, key))
-                    values = window.summarize(step, train.batch_size)
-                    last_loss = values["loss"]
-                    values |= {
-                        "conditional_minus_unconditional_loss": gap,
-                        "learning_rate": float(rate_of(step - 1)),
-                        "images_seen": images_before + examples_seen,
-                        "bad_items": bad_items,
-                    }
-                    if is_main:
-                        log.scalars(step, values)
-                        rate = f"{values['images_per_second']:.0f} images/s"
-                        bar.set_postfix_str(f"loss {last_loss:.4f}, {rate}")
-                    window = Window(step)
-                # A run that is asked to stop is saved where it is.
-                if step % train.save_every == 0 or last or stop.received is not None:
-                    save(state, step)
-                if step % train.preview_every == 0 or last:
-                    show(state, step)
+        if step_program is None:
             return stop.received
-    finally:
-        host_batches.close()
-        checkpoints.close()
-        if is_main:
-            bar.close()
-            log.close()
-
-
-@dataclasses.dataclass
-class Window:
-    """The steps since the last log line."""
-
-    first_step: int
-    start: float = dataclasses.field(default_factory=time.perf_counter)
-    data_wait: float = 0.0
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def summarize(self, step: int, batch_size: int) -> dict[str, Any]:
-        """Means over the window, as plain numbers."""
-        host = jax.device_get(self.metrics)
-        seconds = time.perf_counter() - self.start
-        return {
-            "loss": float(np.mean([values["loss"] for values in host])),
-            "loss_by_logsnr": bucket_means(
-                {
-                    name: np.sum([values[name] for values in host], axis=0)
-                    for name in ("bucket_loss", "bucket_count")
-                }
-            ),
-            "grad_norm": float(np.mean([values["grad_norm"] for values in host])),
-            "images_per_second": (step - self.first_step) * batch_size / seconds,
-            "data_wait_share": self.data_wait / seconds,
-        }
-
-
-def check_same_encoder(
-    what: str, identity: str, config: CascadeConfig, encoder: TextEncoder
-) -> None:
-    """Raises UserError if weights were trained with another text encoder than this one."""
-    if identity != encoder.identity:
-        raise UserError(
-            f"{what} was trained with text encoder {identity[:12]}, but "
-            f"config.text.encoder={config.text.encoder!r} is {encoder.identity[:12]}"
+        needed = step_program.memory_analysis().temp_size_in_bytes
+        tell(
+            f"  compiled    in {time.perf_counter() - compile_start:.0f} s; the step needs "
+            f"{summary.human_bytes(needed)} per device beside the state"
         )
+        if dry_run:
+            return None
+
+        # --- state: from the checkpoint, from weights, or from scratch ------------------------
+        progress = Progress()
+        if restored is not None:
+            state, progress = restored.state, restored.progress
+            note = f"continuing from the checkpoint of step {restored.step:,}"
+        elif init_from is not None:
+            weights = init_from.stages[name]
+            state = state_from_params(weights.params, optimizer, mesh)
+            progress.images_before = weights.images_seen
+            note = f"starting from weights that saw {weights.images_seen:,} images"
+        else:
+            state = init_state(model, optimizer, mesh, jax.random.fold_in(key, INIT))
+            note = "starting from scratch"
+        # The first step takes these buffers over.
+        del restored
+        step = int(state.step)
+        tell(f"  {note}\n")
+
+        # --- input ----------------------------------------------------------------------------
+        host_batches = batches(
+            source,
+            batch_size=train.batch_size,
+            image_size=stage.resolution,
+            seed=config.seed,
+            # Weights that are trained on go on in the data, too, instead of seeing its start again.
+            start_index=progress.images_before + progress.examples_seen,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=config.data.num_threads,
+            num_workers=config.data.num_workers,
+            flip=config.data.flip,
+            crop_size=train.crop_size,
+            # Crops start at multiples of the factor, so crop-then-down is down-then-crop.
+            crop_multiple=upscaling(stage) or 1,
+        )
+        resources.callback(host_batches.close)
+        stream = feed.device_batches(host_batches, encoder, mesh)
+        condition_gap = jax.jit(make_condition_gap(stage, model))
+        rate_of = learning_rate(train)
+
+        # --- outputs --------------------------------------------------------------------------
+        previews = Previews(stage, model, source, encoder, mesh, key, config.seed)
+        outputs = Outputs(directory, config, name, encoder, mesh, checkpoints, step)
+        resources.callback(outputs.close)
+        window = Window(progress.open_window)
+        skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
+
+        def save() -> None:
+            progress.open_window = window.saved()
+            outputs.save(Saved(step=step, state=state, progress=progress))
+
+        def due(every: int) -> bool:
+            return every > 0 and (step % every == 0 or step == train.num_steps)
+
+        # --- loop -----------------------------------------------------------------------------
+        while step < train.num_steps and stop.received is None:
+            wait_start = time.perf_counter()
+            batch, num_bad = next(stream)
+            window.data_wait += time.perf_counter() - wait_start
+            progress.bad_items += num_bad
+            state, metrics = step_program(state, batch, key)
+            step += 1
+            progress.examples_seen += train.batch_size
+            window.add(metrics)
+            # One step behind: the devices always have the next step queued, and the bar shows
+            # work that is done.
+            skips.dispatched(step, metrics["skipped"])
+            outputs.advance()
+
+            values: dict[str, Any] = {}
+            if due(train.log_every):
+                skips.settle()
+                values = window.summarize(train.batch_size)
+                window = Window()
+                progress.last_loss = values.get("loss", progress.last_loss)
+                with window.paused():
+                    gap = float(condition_gap(state.ema_params, batch, key))
+                updates = step - progress.skipped_steps
+                values |= {
+                    "conditional_minus_unconditional_loss": gap,
+                    "learning_rate": float(rate_of(max(updates - 1, 0))),
+                    "images_seen": progress.images_before + progress.examples_seen,
+                    "bad_items": progress.bad_items,
+                    "skipped_steps": progress.skipped_steps,
+                }
+            if validation and due(train.validate_every):
+                with window.paused():
+                    values |= validation(state.ema_params)
+            if values:
+                outputs.scalars(step, values)
+            if due(train.save_every):
+                with window.paused():
+                    skips.settle()
+                    # While no step succeeds, checkpoints from before must not be pushed out.
+                    if not progress.skipped_in_a_row or step == train.num_steps:
+                        save()
+            if due(train.preview_every):
+                with window.paused():
+                    outputs.pictures(step, previews(state.ema_params))
+
+        # A run that is asked to stop is saved where it is.
+        if step != outputs.saved_step:
+            skips.settle()
+            save()
+        return stop.received
+
+
+def unless_stopped(stop: StopSignal, function: Callable[[], Any]) -> Any:
+    """`function()`, or None as soon as there is a signal; then it goes on in its thread, unheard.
+
+    A signal is only noticed between two instructions of Python, and compiling a large network is
+    a single one of many minutes.
+    """
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while stop.received is None:
+        if concurrent.futures.wait([future], timeout=0.1).done:
+            return future.result()
+    return None
 
 
 def compile_step(
@@ -301,32 +286,12 @@ def compile_step(
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
     )
-    return jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key).compile()
+    lowered = jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key)
+    return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
 
 
 def stage_key(config: CascadeConfig, name: str) -> jax.Array:
     """The base key of one stage: each draws its own randomness from the cascade's seed."""
     return jax.random.fold_in(
         jax.random.key(config.seed), list(config.ordered_stages()).index(name)
-    )
-
-
-def crop_multiple(config: CascadeConfig, name: str) -> int:
-    """Crops start at multiples of the up-scaling factor, so crop-then-down is down-then-crop."""
-    stage = config.stages[name]
-    return stage.resolution // stage.low_resolution if stage.low_resolution else 1
-
-
-def progress_bar(name: str, total: int, initial: int):
-    """A bar with rate and remaining time on standard error."""
-    from tqdm import tqdm
-
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=name,
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=1.0,
-        smoothing=0.05,
     )

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
@@ -17,7 +16,7 @@ from imagen_jax.data.sources import Source
 from imagen_jax.diffusion import augmentation, process, schedules
 from imagen_jax.models import apply_model, project_text
 from imagen_jax.parallel.mesh import replicated
-from imagen_jax.sampling.images import labelled_grid, save_png
+from imagen_jax.sampling.images import labelled_grid
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.training.step import low_res_condition
@@ -28,14 +27,45 @@ PREVIEW_TIMES = (0.3, 0.5, 0.7, 0.9)
 AUG_LEVEL = 0.1
 
 
-def preview_batch(source: Source, encoder: TextEncoder, mesh: Mesh) -> tuple[Batch, list[str]]:
-    """Some pictures of the source, whole on every device, and their captions."""
-    items = spread_items(source, NUM_PICTURES)
-    captions = [item.caption for item in items]
-    image = np.stack([item.image for item in items])
-    ids, mask = encoder.tokenizer(captions, encoder.max_length)
-    image, ids, mask = jax.device_put((image, ids, mask), replicated(mesh))
-    return Batch(image=image, text=encoder.encode(ids, mask)), captions
+class Previews:
+    """Draws the pictures of one stage for some fixed items of its source.
+
+    Args:
+      stage, model: the stage and its network.
+      source: where the items come from.
+      encoder: the frozen text encoder, on the mesh.
+      mesh: the devices; each draws all pictures.
+      key: of the noise that x_hat is seen through.
+      seed: of the samples.
+    """
+
+    def __init__(
+        self,
+        stage: StageConfig,
+        model: nn.Module,
+        source: Source,
+        encoder: TextEncoder,
+        mesh: Mesh,
+        key: Array,
+        seed: int,
+    ):
+        self._stage, self._model, self._key, self._seed = stage, model, key, seed
+        items = spread_items(source, NUM_PICTURES)
+        self._captions = [item.caption for item in items]
+        image = np.stack([item.image for item in items])
+        ids, mask = encoder.tokenizer(self._captions, encoder.max_length)
+        image, ids, mask = jax.device_put((image, ids, mask), replicated(mesh))
+        self._batch = Batch(image=image, text=encoder.encode(ids, mask))
+        self._grid = make_x_hat_grid(stage, model)
+
+    def __call__(self, params: Params) -> dict[str, np.ndarray]:
+        """The pictures "x_hat" and "samples", `[H, W, 3]` uint8, for `params` (the EMA)."""
+        x_hat = np.asarray(self._grid(params, self._batch, self._key))
+        samples = sample_batch(self._stage, self._model, params, self._batch, self._seed)
+        return {
+            "x_hat": tile(x_hat),
+            "samples": labelled_grid(samples[:, None], self._captions),
+        }
 
 
 def make_x_hat_grid(
@@ -101,16 +131,3 @@ def tile(pictures: np.ndarray) -> np.ndarray:
     """`[rows, columns, H, W, 3]` to one `[rows * H, columns * W, 3]` picture."""
     rows, columns, height, width, channels = pictures.shape
     return pictures.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-
-
-def write(
-    directory: epath.Path,
-    step: int,
-    x_hat: np.ndarray,
-    samples: np.ndarray,
-    captions: list[str],
-) -> None:
-    """Writes `<step>_x_hat.png` and `<step>_samples.png` (with captions) to `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    save_png(directory / f"{step:08d}_x_hat.png", tile(x_hat))
-    save_png(directory / f"{step:08d}_samples.png", labelled_grid(samples[:, None], captions))

@@ -79,3 +79,30 @@ def state_from_params(
     shapes = jax.eval_shape(lambda p: state_of(p, optimizer), params)
     create = jax.jit(lambda p: state_of(p, optimizer), out_shardings=tree_shardings(shapes, mesh))
     return create(params)
+
+
+@jax.jit
+def state_digest(state: TrainState) -> Array:
+    """A uint32 that tells whether two states are equal bit for bit.
+
+    Any change of a single number changes it for sure, any other with a chance of 1 - 2^-32. It is
+    a sum of integers, so how the state is sharded makes no difference. All leaves must have 32
+    bits.
+    """
+    total = jnp.uint32(0)
+    for order, leaf in enumerate(jax.tree.leaves(state)):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        place = jnp.full(leaf.shape, order, jnp.uint32)
+        for axis, size in enumerate(leaf.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
+                jnp.uint32, leaf.shape, axis
+            )
+        total += _mix(bits ^ _mix(place)).sum(dtype=jnp.uint32)
+    return total
+
+
+def _mix(bits: Array) -> Array:
+    """The finalizer of MurmurHash3: a permutation of the 32-bit integers, each bit on all."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,11 @@ def draw_times(key: Array, batch_size: int) -> Array:
     return (jax.random.uniform(key, ()) + spread) % 1.0
 
 
+def upscaling(stage: StageConfig) -> int:
+    """The factor by which a super-resolution stage enlarges, 0 for a base stage."""
+    return stage.resolution // stage.low_resolution if stage.low_resolution else 0
+
+
 def low_res_condition(x: Array, factor: int, aug_level: Array, eps: Array) -> Array:
     """What a super-resolution stage sees of `x` (Imagen section 2.4, Fig. A.32).
 
@@ -60,28 +66,42 @@ def low_res_condition(x: Array, factor: int, aug_level: Array, eps: Array) -> Ar
     return augmentation.upsample(noisy, factor)
 
 
-def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
-    """The loss of one batch.
+@flax.struct.dataclass
+class Draws:
+    """What is random in the loss of a batch beside dropout.
+
+    Attributes:
+      t: `[B]` float32 times in [0, 1).
+      eps: `[B, H, W, C]` float32, the noise that is to be predicted.
+      aug_level: `[B]` in [0, 1], and
+      aug_eps: `[B, H / factor, W / factor, C]`, the noise of the low-resolution condition; both
+        None in a base stage.
+    """
+
+    t: Array
+    eps: Array
+    aug_level: Array | None = None
+    aug_eps: Array | None = None
+
+
+def make_loss_of_draws(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
+    """The loss of one batch at given times and noise.
 
     Returns:
-      `loss(params, x, text, key) -> (loss [B], logsnr [B])`, both float32, for `x` `[B, H, W, 3]`
-      in [-1, 1] and text that already has its null rows.
+      `loss(params, x, text, draws, dropout_key=None) -> (loss [B], logsnr [B])`, both float32,
+      for `x` `[B, H, W, 3]` in [-1, 1]. Without a key nothing is dropped out.
     """
     schedule = schedules.make_schedule(stage.diffusion, stage.resolution)
-    factor = stage.resolution // stage.low_resolution if stage.low_resolution else 0
+    factor = upscaling(stage)
 
-    def loss(params: Params, x: Array, text: TextCond, key: Array) -> tuple[Array, Array]:
-        time_key, noise_key, aug_key, aug_noise_key, dropout_key = jax.random.split(key, 5)
-        batch, height, width, channels = x.shape
-        logsnr = schedule(draw_times(time_key, batch))
-        eps = jax.random.normal(noise_key, x.shape)
-        z = process.diffuse(x, eps, logsnr)
-        low_res = aug_level = None
+    def loss(
+        params: Params, x: Array, text: TextCond, draws: Draws, dropout_key: Array | None = None
+    ) -> tuple[Array, Array]:
+        logsnr = schedule(draws.t)
+        z = process.diffuse(x, draws.eps, logsnr)
+        low_res = None
         if factor:
-            aug_level = jax.random.uniform(aug_key, (batch,))
-            small = (batch, height // factor, width // factor, channels)
-            aug_noise = jax.random.normal(aug_noise_key, small)
-            low_res = low_res_condition(x, factor, aug_level, aug_noise)
+            low_res = low_res_condition(x, factor, draws.aug_level, draws.aug_eps)
         prediction = apply_model(
             model,
             params,
@@ -89,11 +109,36 @@ def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array
             logsnr,
             project_text(model, params, text),
             low_res=low_res,
-            aug_level=aug_level,
+            aug_level=draws.aug_level,
             dropout_key=dropout_key if stage.model.dropout else None,
         )
-        per_example = losses.loss_per_example(prediction, x, eps, z, logsnr, stage.diffusion)
+        per_example = losses.loss_per_example(prediction, x, draws.eps, z, logsnr, stage.diffusion)
         return per_example, logsnr
+
+    return loss
+
+
+def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
+    """The loss of one training batch.
+
+    Returns:
+      `loss(params, x, text, key) -> (loss [B], logsnr [B])`, both float32, for `x` `[B, H, W, 3]`
+      in [-1, 1] and text that already has its null rows.
+    """
+    loss_of_draws = make_loss_of_draws(stage, model)
+    factor = upscaling(stage)
+
+    def loss(params: Params, x: Array, text: TextCond, key: Array) -> tuple[Array, Array]:
+        time_key, noise_key, aug_key, aug_noise_key, dropout_key = jax.random.split(key, 5)
+        batch, height, width, channels = x.shape
+        draws = Draws(t=draw_times(time_key, batch), eps=jax.random.normal(noise_key, x.shape))
+        if factor:
+            small = (batch, height // factor, width // factor, channels)
+            draws = draws.replace(
+                aug_level=jax.random.uniform(aug_key, (batch,)),
+                aug_eps=jax.random.normal(aug_noise_key, small),
+            )
+        return loss_of_draws(params, x, text, draws, dropout_key)
 
     return loss
 
@@ -104,7 +149,9 @@ def make_train_step(
     """The step `(state, batch, key) -> (state, metrics)`; not yet jitted.
 
     Metrics are float32: "loss", "grad_norm", and "bucket_loss" / "bucket_count" `[5]`, the sums
-    of the loss and the numbers of examples in the log-SNR intervals of `LOGSNR_EDGES`.
+    of the loss and the numbers of examples in the log-SNR intervals of `LOGSNR_EDGES`; and the
+    bool "skipped": the loss or the norm of its gradient was not finite. Of the state, such a step
+    changes its number alone.
     """
     loss_of = make_loss(stage, model)
     train = stage.train
@@ -128,13 +175,22 @@ def make_train_step(
         ema_params = jax.tree.map(
             lambda ema, new: ema + (1.0 - decay) * (new - ema), state.ema_params, params
         )
-        bucket = jnp.searchsorted(jnp.array(LOGSNR_EDGES), logsnr)
-        in_bucket = jax.nn.one_hot(bucket, len(BUCKETS))
+        # The norm is finite only if every gradient is.
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        params, ema_params, opt_state = jax.tree.map(
+            # A selection inside the loops that write the new values: no pass of its own.
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema_params, opt_state),
+            (state.params, state.ema_params, state.opt_state),
+        )
+        bucket_loss, bucket_count = bucket_sums(per_example, logsnr)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "bucket_loss": per_example @ in_bucket,
-            "bucket_count": in_bucket.sum(0),
+            "grad_norm": grad_norm,
+            "bucket_loss": bucket_loss,
+            "bucket_count": bucket_count,
+            "skipped": ~finite,
         }
         new_state = TrainState(
             step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
@@ -164,6 +220,20 @@ def make_condition_gap(
         return conditional - unconditional
 
     return gap
+
+
+def bucket_sums(
+    per_example: Array, logsnr: Array, weight: Array | None = None
+) -> tuple[Array, Array]:
+    """Sums `[5]` of the losses `[B]` and numbers `[5]` of examples by log-SNR interval.
+
+    `weight` `[B]` is 0 for rows that only fill the batch, else 1.
+    """
+    bucket = jnp.searchsorted(jnp.array(LOGSNR_EDGES), logsnr)
+    in_bucket = jax.nn.one_hot(bucket, len(BUCKETS))
+    if weight is not None:
+        in_bucket *= weight[:, None]
+    return per_example @ in_bucket, in_bucket.sum(0)
 
 
 def bucket_means(metrics: dict[str, np.ndarray]) -> dict[str, float]:

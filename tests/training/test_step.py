@@ -19,6 +19,7 @@ from imagen_jax.types import Batch, TextCond
 
 TEXT_DIM = 16
 BATCH = 8
+KEY = jax.random.key(1)
 
 
 def tiny_stage(**train) -> StageConfig:
@@ -168,6 +169,30 @@ def test_ema_follows_its_formula(started):
         *map(jax.tree.leaves, (start.params, state.params, state.ema_params)), strict=True
     ):
         np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias, scale, loss_is_finite", [(1e30, 1.0, False), (1e17, 1e5, True)])
+def test_a_step_that_is_not_finite_changes_only_its_number(started, bias, scale, loss_is_finite):
+    start, step = started
+    # The output layer: the square of its bias is the loss; the gradient of its kernel (zero at
+    # first) is the product of bias and scale, whose square is in the norm.
+    head, norm = start.params["head"], start.params["head_norm"]
+    params = start.params | {
+        "head": head | {"bias": jnp.full_like(head["bias"], bias)},
+        "head_norm": norm | {"scale": jnp.full_like(norm["scale"], scale)},
+    }
+    state = start.replace(params=params)
+    new, metrics = step(state, random_batch(0, tiny_stage()), jax.random.key(1))
+    assert bool(np.isfinite(metrics["loss"])) == loss_is_finite
+    assert not np.isfinite(metrics["grad_norm"])
+    assert metrics["skipped"]
+    assert new.step == state.step + 1
+    for tree in ("params", "ema_params", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(new, tree), getattr(state, tree))
+    # From the good parameters the next step goes on.
+    new, metrics = step(new.replace(params=start.params), random_batch(1, tiny_stage()), KEY)
+    assert not metrics["skipped"]
+    assert int(new.opt_state[1][0].count) == 1
 
 
 def test_bucket_sums_add_up_to_the_loss(started):

@@ -1,0 +1,60 @@
+"""Writing files so that neither a kill nor a full disk leaves half of one behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from etils import epath
+
+from imagen_jax.errors import UserError
+
+# No space, no quota, or a limit on the size of a file (of the file system, or `ulimit -f`).
+_FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def write_atomically(path: epath.Path, data: bytes) -> None:
+    """Writes `data` beside `path` and renames it: a reader finds the old file or the new one.
+
+    Raises:
+      OSError: it could not be written; `path` is what it was, and nothing lies beside it.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def explain_full_disk(directory: epath.Path) -> Iterator[None]:
+    """Turns the many ways in which libraries report a full disk into one message.
+
+    Raises:
+      UserError: something below `directory` could not be written for lack of space.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _no_space(error):
+            raise
+        raise UserError(
+            f"no space is left to write to {directory} (or a quota or a limit of file sizes is "
+            "reached). What was saved before is whole: make space, then run the same command "
+            "again; it continues from the newest checkpoint"
+        ) from error
+
+
+def _no_space(error: BaseException | None) -> bool:
+    """Whether `error` or what led to it says so. TensorStore has only the words of the system."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if any(text in str(error) for text in _FULL):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False

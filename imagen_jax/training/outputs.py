@@ -1,0 +1,154 @@
+"""What a run leaves in the directory of its stage. All processes write checkpoints, one the rest.
+
+checkpoints/     the newest whole states; damaged/ holds what could not be read
+ema/             the weights that sampling reads, of the newest checkpoint
+metrics.jsonl, tensorboard/
+samples/
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from imagen_jax.config import CascadeConfig, to_json_dict
+from imagen_jax.parallel.mesh import replicated
+from imagen_jax.sampling import artefact
+from imagen_jax.sampling.images import save_png
+from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.training.checkpoint import Checkpoints, RunInfo
+from imagen_jax.training.logs import RunLog
+from imagen_jax.training.record import Saved
+
+
+def export_ema(
+    directory: epath.Path,
+    config: CascadeConfig,
+    name: str,
+    encoder: TextEncoder,
+    mesh: Mesh,
+    saved: Saved,
+) -> None:
+    """Writes the EMA of a saved state to `directory/ema`, as sampling reads it."""
+    ema = jax.device_get(jax.device_put(saved.state.ema_params, replicated(mesh)))
+    if jax.process_index() != 0:
+        return
+    training = {
+        "steps": saved.step,
+        "images_seen": saved.progress.images_before + saved.progress.examples_seen,
+        "batch_size": config.stages[name].train.batch_size,
+        "loss": saved.progress.last_loss,
+    }
+    artefact.save_stage(
+        directory / "ema", name, config, ema, training, encoder.identity, encoder.tokenizer_hash
+    )
+
+
+class Outputs:
+    """The files and the progress bar of one stage's run.
+
+    Args:
+      directory: of the stage.
+      config, name: the cascade and which of its stages.
+      encoder: identity and tokenizer are written beside the weights.
+      mesh: the devices.
+      checkpoints: of the stage.
+      step: the step that the run goes on from; what the logs have beyond it is dropped.
+
+    Attributes:
+      saved_step: the step of the last `save`, at first that which the run goes on from.
+    """
+
+    def __init__(
+        self,
+        directory: epath.Path,
+        config: CascadeConfig,
+        name: str,
+        encoder: TextEncoder,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        step: int,
+    ):
+        from tqdm import tqdm
+
+        self._directory = directory
+        self._config, self._name = config, name
+        self._encoder, self._mesh = encoder, mesh
+        self._checkpoints = checkpoints
+        self._is_main = jax.process_index() == 0
+        self._log = RunLog(directory, name, step) if self._is_main else None
+        self._bar = tqdm(
+            total=config.stages[name].train.num_steps,
+            initial=step,
+            desc=name,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1.0,
+            smoothing=0.05,
+            disable=not self._is_main,
+        )
+        self._shown: dict[str, str] = {}
+        self.saved_step = step
+
+    def advance(self) -> None:
+        """One more step on the bar."""
+        self._bar.update(1)
+
+    def tell(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if self._is_main:
+            self._bar.write(line, file=sys.stderr)
+
+    def skipped(self, step: int) -> None:
+        """Warns of a step that was skipped."""
+        self.tell(f"warning: step {step:,} skipped: its loss or gradient is not finite")
+        if self._is_main:
+            self._log.scalars(step, {"skipped": 1})
+
+    def scalars(self, step: int, values: dict[str, Any]) -> None:
+        """Logs `values`; the bar shows the main ones at its end."""
+        if not self._is_main:
+            return
+        self._log.scalars(step, values)
+        self._shown |= {
+            label: form.format(values[name])
+            for name, label, form in (
+                ("loss", "loss", "{:.4f}"),
+                ("validation_loss", "held out", "{:.4f}"),
+                ("images_per_second", "images/s", "{:.0f}"),
+            )
+            if name in values
+        }
+        self._bar.set_postfix(self._shown)
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Writes `[H, W, 3]` uint8 pictures by name."""
+        if not self._is_main:
+            return
+        samples = self._directory / "samples"
+        samples.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            save_png(samples / f"{step:08d}_{name}.png", picture)
+            self._log.image(step, name, picture)
+
+    def save(self, saved: Saved) -> None:
+        """Starts a checkpoint and writes the EMA."""
+        info = RunInfo(
+            config=to_json_dict(self._config),
+            encoder=self._encoder.identity,
+            progress=saved.progress,
+        )
+        self._checkpoints.save(saved.step, saved.state, info)
+        export_ema(self._directory, self._config, self._name, self._encoder, self._mesh, saved)
+        self.saved_step = saved.step
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._bar.close()
+        if self._is_main:
+            self._log.close()

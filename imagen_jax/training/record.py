@@ -1,0 +1,168 @@
+"""What the host keeps of a run beside the train state: counters, and the steps since a log line.
+
+All of it is saved with the checkpoint, so that a run that continues writes the same lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from imagen_jax.errors import UserError
+from imagen_jax.training.state import TrainState
+from imagen_jax.training.step import Metrics, bucket_means
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """Counters of a run.
+
+    Attributes:
+      examples_seen: images drawn from the data so far in this run.
+      images_before: images that the weights had seen before this run (`--init_from`). The position
+        in the order of the data is the sum of both.
+      bad_items: pictures that could not be read, so that others took their places.
+      skipped_steps: steps that changed nothing because their loss or gradient was not finite.
+      skipped_in_a_row: how many of the last ones.
+      last_loss: of the last log line.
+      open_window: metrics of the steps since that line, as `Window.saved` gives them.
+    """
+
+    examples_seen: int = 0
+    images_before: int = 0
+    bad_items: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    last_loss: float | None = None
+    open_window: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved:
+    """The whole of a run between two steps, as a checkpoint has it."""
+
+    step: int
+    state: TrainState
+    progress: Progress
+
+
+class SkippedSteps:
+    """Counts skipped steps, and stops a run in which no step succeeds any more.
+
+    Steps are looked at one behind: the devices always have the next one queued.
+
+    Args:
+      progress: its counters are kept up to date.
+      limit: `train.max_skipped_steps`.
+      tell: called with the number of each skipped step.
+    """
+
+    def __init__(self, progress: Progress, limit: int, tell: Callable[[int], None]):
+        self._progress = progress
+        self._limit = limit
+        self._tell = tell
+        self._pending: tuple[int, jax.Array] | None = None
+
+    def dispatched(self, step: int, skipped: jax.Array) -> None:
+        """Takes note of a step just dispatched, and waits for the one before it."""
+        skipped.copy_to_host_async()
+        self.settle()
+        self._pending = step, skipped
+
+    def settle(self) -> None:
+        """Waits for the last step dispatched and counts it.
+
+        Raises:
+          UserError: it is the last of too many in a row.
+        """
+        if self._pending is None:
+            return
+        (step, skipped), self._pending = self._pending, None
+        progress = self._progress
+        if not skipped:
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped_steps += 1
+        progress.skipped_in_a_row += 1
+        self._tell(step)
+        if progress.skipped_in_a_row >= self._limit:
+            raise UserError(
+                f"no step from {step + 1 - progress.skipped_in_a_row:,} to {step:,} had a finite "
+                f"loss and gradient (train.max_skipped_steps={self._limit}), so the run has "
+                "diverged. None of them changed the weights, and the checkpoints from before are "
+                "kept. Start again from the last one in another directory with a lower "
+                "train.learning_rate (or a longer warm-up, a smaller clip_norm, model.dtype "
+                "'float32'): --workdir=NEW --init_from=THIS_WORKDIR; the same command as before "
+                "would come to the same end"
+            )
+
+
+class Window:
+    """The steps since the last log line.
+
+    Args:
+      saved: `Progress.open_window` of a run that continues.
+
+    Attributes:
+      data_wait: seconds that the loop waited for data.
+    """
+
+    def __init__(self, saved: list[dict[str, Any]] | None = None):
+        self.data_wait = 0.0
+        self._metrics: list[dict[str, Any]] = [
+            {name: np.asarray(value, np.float32) for name, value in step.items()}
+            for step in saved or []
+        ]
+        self._steps = 0
+        self._paused = 0.0
+        self._start = time.perf_counter()
+
+    def add(self, metrics: Metrics) -> None:
+        """The metrics of one more step."""
+        self._metrics.append(metrics)
+        self._steps += 1
+
+    def saved(self) -> list[dict[str, Any]]:
+        """The metrics of the steps that count, as JSON values; waits for the devices."""
+        return [
+            {name: np.asarray(value, np.float32).tolist() for name, value in step.items()}
+            for step in jax.device_get(self._metrics)
+            if not step["skipped"]
+        ]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is not counted as time of the steps."""
+        # A step still under way would otherwise be taken out with it.
+        jax.block_until_ready(self._metrics)
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def summarize(self, batch_size: int) -> dict[str, Any]:
+        """Means over the steps that were not skipped, as plain numbers, and rates."""
+        steps = jax.device_get(self._metrics)
+        seconds = time.perf_counter() - self._start - self._paused
+        values: dict[str, Any] = {}
+        good = [step for step in steps if not step["skipped"]]
+        if good:
+            values = {
+                "loss": float(np.mean([step["loss"] for step in good])),
+                "loss_by_logsnr": bucket_means(
+                    {
+                        name: np.sum([step[name] for step in good], axis=0)
+                        for name in ("bucket_loss", "bucket_count")
+                    }
+                ),
+                "grad_norm": float(np.mean([step["grad_norm"] for step in good])),
+            }
+        return values | {
+            "images_per_second": self._steps * batch_size / seconds,
+            "data_wait_share": self.data_wait / seconds,
+        }

@@ -1,0 +1,153 @@
+"""Where a run starts: at the newest checkpoint that is whole and belongs to the same settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from imagen_jax.config import CascadeConfig, flatten
+from imagen_jax.errors import UserError
+from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
+from imagen_jax.training.record import Saved
+from imagen_jax.training.state import TrainState
+
+# What may differ between a checkpoint and the config that continues it: lengths, intervals,
+# places and devices. Everything else would make a different run under the same name.
+CHANGEABLE = (
+    "data.num_threads",
+    "data.num_workers",
+    "data.path",
+    "mesh.*",
+    "sample.*",
+    "train.num_steps",
+    "train.batch_size",
+    "train.log_every",
+    "train.preview_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.max_skipped_steps",
+    "train.validate_every",
+    "train.validation_images",
+    "model.scan_blocks",
+)
+
+
+def finished_step(
+    checkpoints: Checkpoints, config: CascadeConfig, name: str, encoder: TextEncoder
+) -> int | None:
+    """The step of the newest checkpoint if the run has come to its end; no arrays are read.
+
+    Raises:
+      UserError: the checkpoint belongs to other settings.
+    """
+    if not checkpoints.steps or checkpoints.steps[0] < config.stages[name].train.num_steps:
+        return None
+    try:
+        check_same_settings(checkpoints.info(checkpoints.steps[0]), config, name, encoder)
+    except DamagedCheckpoint:
+        return None
+    return checkpoints.steps[0]
+
+
+def newest_good(
+    checkpoints: Checkpoints,
+    abstract: TrainState,
+    config: CascadeConfig,
+    name: str,
+    encoder: TextEncoder,
+    tell: Callable[[str], None],
+) -> Saved | None:
+    """Reads the newest checkpoint that is whole; damaged ones are told of and moved aside.
+
+    Args:
+      checkpoints: of the stage.
+      abstract: shapes and shardings of the state.
+      config, name, encoder: what the run that continues was asked for.
+      tell: prints a line.
+
+    Returns:
+      None if there is no checkpoint at all.
+
+    Raises:
+      UserError: all are damaged (then none is moved), or the newest belongs to other settings.
+    """
+    damaged: dict[int, str] = {}
+    good: Saved | None = None
+    for step in checkpoints.steps:
+        try:
+            info = checkpoints.info(step)
+            # Of those before the good one, only what Orbax reads before it can save is looked at.
+            if good is None:
+                check_same_settings(info, config, name, encoder)
+                state = checkpoints.restore(step, abstract)
+                good = Saved(step=step, state=state, progress=info.progress)
+        except DamagedCheckpoint as error:
+            damaged[step] = str(error)
+    if damaged and good is None:
+        raise UserError(
+            f"no checkpoint of stage {name!r} can be used:\n"
+            + "\n".join(f"  {reason}" for reason in damaged.values())
+            + "\nNothing was changed. Bring back a copy, or move the stage's directory away to "
+            "start again (with --init_from=... from its ema/ weights, if those are whole)."
+        )
+    for step, reason in damaged.items():
+        tell(f"warning: {reason}; it is kept as {checkpoints.set_aside(step)}")
+    return good
+
+
+def check_same_settings(
+    info: RunInfo, config: CascadeConfig, name: str, encoder: TextEncoder
+) -> None:
+    """Raises UserError if a checkpoint was made with other settings or another encoder."""
+    check_same_run(info.config, config, name)
+    check_same_encoder(f"the checkpoint of stage {name!r}", info.encoder, config, encoder)
+
+
+def check_same_encoder(
+    what: str, identity: str, config: CascadeConfig, encoder: TextEncoder
+) -> None:
+    """Raises UserError if weights were trained with another text encoder than this one."""
+    if identity != encoder.identity:
+        raise UserError(
+            f"{what} was trained with text encoder {identity[:12]}, but "
+            f"config.text.encoder={config.text.encoder!r} is {encoder.identity[:12]}"
+        )
+
+
+def check_same_run(saved: dict[str, Any], config: CascadeConfig, stage: str) -> None:
+    """Refuses to continue a run with settings that would make it another one.
+
+    Raises:
+      UserError: shows each differing key with both values and the remedy.
+    """
+    old, new = (_relevant(values, stage) for values in (saved, flatten(config)))
+    differences = [
+        f"  {key}: {old.get(key, '(absent)')!r} in the checkpoint, {new.get(key, '(absent)')!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not _changeable(key)
+    ]
+    if differences:
+        raise UserError(
+            f"the checkpoint of stage {stage!r} was made with other settings:\n"
+            + "\n".join(differences)
+            + "\nRestore them, or give a new --workdir (with --init_from=OLD_WORKDIR to start "
+            "from these weights)."
+        )
+
+
+def _relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Flat settings of the cascade and of this stage (its prefix removed), no other stage's."""
+    prefix = f"stages.{stage}."
+    flat = flatten(values)
+    return {
+        key.removeprefix(prefix): value
+        for key, value in flat.items()
+        if key.startswith(prefix) or not key.startswith("stages.")
+    }
+
+
+def _changeable(key: str) -> bool:
+    return any(
+        key.startswith(name[:-1]) if name.endswith("*") else key == name for name in CHANGEABLE
+    )

@@ -1,0 +1,156 @@
+"""The loss on held-out pictures: the same pictures, captions, times and noise at every step.
+
+So its values can be compared between the steps of a run, and between runs on the same data whose
+stages have the same resolutions, prediction and weighting, whatever their seed, batch size or mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from imagen_jax.config import CascadeConfig, StageConfig
+from imagen_jax.data.pipeline import spread_items
+from imagen_jax.data.sources import Item, Source, load_source
+from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.training.feed import device_batches, global_array
+from imagen_jax.training.step import (
+    Draws,
+    bucket_means,
+    bucket_sums,
+    make_loss_of_draws,
+    upscaling,
+)
+from imagen_jax.types import Array, Batch, Params, normalize_image
+
+# Not the seed of the run, so that runs can be compared.
+SEED = 0
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+class Validation:
+    """The validation loss of one stage.
+
+    Args:
+      config, name: the cascade and which of its stages.
+      model: the network of the stage.
+      encoder: the frozen text encoder, on the mesh.
+      mesh: the devices.
+      train_source: what the stage trains on.
+
+    Attributes:
+      note: what the loss is taken over, or why there is none.
+    """
+
+    def __init__(
+        self,
+        config: CascadeConfig,
+        name: str,
+        model: nn.Module,
+        encoder: TextEncoder,
+        mesh: Mesh,
+        train_source: Source,
+    ):
+        stage = config.stages[name]
+        self._encoder, self._mesh = encoder, mesh
+        self._batch_size = stage.train.batch_size
+        self._sums = jax.jit(make_validation_sums(stage, model))
+        self._items: list[Item] = []
+        if not stage.train.validate_every:
+            self.note = "no validation (train.validate_every=0)"
+            return
+        source = load_source(config.data, "held_out", stage.resolution)
+        if not len(source):
+            self.note = "no validation: none of the pictures falls into the held-out split"
+            return
+        items = spread_items(source, stage.train.validation_images)
+        self._items = [Item(crop(item.image, stage), item.caption) for item in items]
+        self.note = f"validation on {len(items)} held-out pictures"
+        if not source.endless and len(source) == len(train_source):
+            # A folder that is too small to be split, see FolderSource.
+            self.note = f"validation on {len(items)} of the training pictures: too few to hold out"
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def __call__(self, params: Params) -> dict[str, float | dict[str, float]]:
+        """The loss of `params` (the EMA), in all and by log-SNR, as plain numbers."""
+        batches = device_batches(self._host_batches(), self._encoder, self._mesh)
+        sums = [
+            self._sums(params, batch, *rows)
+            for (batch, _), rows in zip(batches, self._rows(), strict=True)
+        ]
+        total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(sums))
+        return {
+            "validation_loss": float(total["bucket_loss"].sum() / len(self._items)),
+            "validation_loss_by_logsnr": bucket_means(total),
+        }
+
+    def _host_batches(self) -> Iterator[dict[str, object]]:
+        """This process's rows; the last batch is filled up with the first picture."""
+        for index in self._local_indices():
+            items = [self._items[i if i < len(self._items) else 0] for i in index]
+            yield {
+                "image": np.stack([item.image for item in items]),
+                "captions": [item.caption for item in items],
+                "num_bad": 0,
+            }
+
+    def _rows(self) -> Iterator[tuple[Array, Array]]:
+        """The index of each row `[B]` int32 and its weight `[B]`, 0 where it fills the batch."""
+        for index in self._local_indices():
+            weight = (index < len(self._items)).astype(np.float32)
+            yield global_array(index, self._mesh), global_array(weight, self._mesh)
+
+    def _local_indices(self) -> Iterator[np.ndarray]:
+        local = self._batch_size // jax.process_count()
+        first = jax.process_index() * local
+        for start in range(0, len(self._items), self._batch_size):
+            yield np.arange(start + first, start + first + local, dtype=np.int32)
+
+
+def make_validation_sums(
+    stage: StageConfig, model: nn.Module
+) -> Callable[[Params, Batch, Array, Array], dict[str, Array]]:
+    """`sums(params, batch, index, weight)`: "bucket_loss" and "bucket_count" `[5]` of a batch.
+
+    `index` `[B]` int32 counts the pictures of the whole set and alone decides their times, spread
+    evenly over [0, 1), and noise; `weight` `[B]` is 1 for those that count, else 0. No caption is
+    dropped, and nothing is dropped out.
+    """
+    loss_of_draws = make_loss_of_draws(stage, model)
+    factor = upscaling(stage)
+
+    def draw(index: Array, shape: tuple[int, ...]) -> Draws:
+        key = jax.random.fold_in(jax.random.key(SEED), index)
+        noise_key, aug_key, aug_noise_key = jax.random.split(key, 3)
+        # Multiples of the golden ratio: neighbours, which may be alike, get times far apart.
+        t = (index * GOLDEN_RATIO + 0.5) % 1.0
+        draws = Draws(t=t, eps=jax.random.normal(noise_key, shape))
+        if factor:
+            small = (shape[0] // factor, shape[1] // factor, shape[2])
+            draws = draws.replace(
+                aug_level=jax.random.uniform(aug_key),
+                aug_eps=jax.random.normal(aug_noise_key, small),
+            )
+        return draws
+
+    def sums(params: Params, batch: Batch, index: Array, weight: Array) -> dict[str, Array]:
+        x = normalize_image(batch.image)
+        draws = jax.vmap(lambda i: draw(i, x.shape[1:]))(index)
+        per_example, logsnr = loss_of_draws(params, x, batch.text, draws)
+        bucket_loss, bucket_count = bucket_sums(per_example, logsnr, weight)
+        return {"bucket_loss": bucket_loss, "bucket_count": bucket_count}
+
+    return sums
+
+
+def crop(image: np.ndarray, stage: StageConfig) -> np.ndarray:
+    """The middle of `[H, W, 3]` where the stage trains on crops, at a multiple of its factor."""
+    size = stage.train.crop_size or stage.resolution
+    start = (stage.resolution - size) // 2 // (upscaling(stage) or 1) * (upscaling(stage) or 1)
+    return image[start : start + size, start : start + size]

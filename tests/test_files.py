@@ -1,0 +1,60 @@
+"""Files are whole or not there; a full disk is one message."""
+
+import errno
+import os
+
+import pytest
+from etils import epath
+
+from imagen_jax.errors import UserError
+from imagen_jax.files import explain_full_disk, write_atomically
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    path = epath.Path(tmp_path) / "file"
+    for data in (b"old", b"new and longer"):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = epath.Path(tmp_path) / "file"
+    write_atomically(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            write_atomically(path, bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def wrapped() -> Exception:
+    """As TensorStore and Orbax report it: in words, and behind another error."""
+    try:
+        try:
+            raise ValueError(
+                "RESOURCE_EXHAUSTED: Error writing: [OS error: No space left on device]"
+            )
+        except ValueError as error:
+            raise RuntimeError("the save failed") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), wrapped()])
+def test_a_full_disk_is_explained(tmp_path, error):
+    with (
+        pytest.raises(UserError, match=r"no space is left to write to .*make space"),
+        explain_full_disk(epath.Path(tmp_path)),
+    ):
+        raise error
+
+
+def test_other_errors_are_left_alone(tmp_path):
+    with pytest.raises(PermissionError), explain_full_disk(epath.Path(tmp_path)):
+        raise PermissionError(errno.EACCES, "no")

@@ -1,0 +1,111 @@
+"""Real processes of train.py on the smallest config, and what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from imagen_jax.config import MeshConfig, load_config
+from imagen_jax.models import build_model
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.text.encoder import load_encoder
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import abstract_state
+
+ROOT = Path(__file__).parent.parent.parent
+SMALLEST = Path(__file__).parent / "smallest_config.py"
+TIMING = ("images_per_second", "data_wait_share")
+
+
+def start(workdir: Path, preexec: Callable[[], None] | None = None, **train) -> subprocess.Popen:
+    """Starts train.py; `train` are settings of the stage's TrainConfig."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        f"--config={SMALLEST}",
+        f"--workdir={workdir}",
+        *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),
+    ]
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=preexec,
+    )
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    """Waits for the end, and returns what was printed."""
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    return output
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Returns once the condition holds; the process must still run then."""
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def kill(process: subprocess.Popen) -> str:
+    """SIGKILL; returns what was printed before."""
+    process.send_signal(signal.SIGKILL)
+    return process.communicate()[0]
+
+
+def records(workdir: Path) -> list[dict]:
+    """The whole lines of metrics.jsonl without what depends on the clock."""
+    path = workdir / "base" / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in TIMING}
+        for line in lines
+    ]
+
+
+def state_of(workdir: Path, step: int):
+    """The leaves of the newest checkpoint, which must be of `step`, and its counters."""
+    config = load_config(str(SMALLEST))
+    stage, encoder = config.stages["base"], load_encoder(config.text)
+    model = build_model(
+        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
+    )
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    checkpoints = Checkpoints(workdir / "base" / "checkpoints", 3)
+    assert checkpoints.steps[0] == step
+    state = checkpoints.restore(step, abstract_state(model, make_optimizer(stage.train), mesh))
+    return jax.tree.leaves(jax.device_get(state)), checkpoints.info(step).progress
+
+
+def assert_same_end(expected: Path, actual: Path, step: int) -> None:
+    """Both runs have the same state at `step`, counters, log lines and exported weights."""
+    (want, want_progress), (have, have_progress) = (state_of(w, step) for w in (expected, actual))
+    assert len(want) > 50
+    for one, other in zip(want, have, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert want_progress == have_progress
+    assert records(expected) == records(actual)
+    for file in sorted((expected / "base" / "ema").iterdir()):
+        # The name of the weights carries their hash.
+        assert file.read_bytes() == (actual / "base" / "ema" / file.name).read_bytes()

@@ -1,0 +1,73 @@
+"""SIGTERM at any moment ends a run with status 0, and nothing is lost: real processes."""
+
+import signal
+import time
+
+import pytest
+from processes import assert_same_end, finish, records, start, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
+
+
+def line_with(process, text: str) -> None:
+    """Reads the output up to the line that has `text`."""
+    while text not in (line := process.stdout.readline()):
+        assert line, "the process ended"
+
+
+def test_sigterm_while_compiling_ends_at_once(tmp_path, monkeypatch):
+    # An empty cache: the compiler has to work.
+    monkeypatch.setattr(
+        "jax.config.jax_compilation_cache_dir", str(tmp_path / "cache"), raising=False
+    )
+    process = start(tmp_path / "run", num_steps=8)
+    line_with(process, "held out")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    output = finish(process)
+    assert "compiled" not in output and "Stopped by SIGTERM" in output
+    # The compiler needs many seconds, and only a tenth of one passes before the signal is seen.
+    assert time.monotonic() - sent < 5
+    assert not (tmp_path / "run" / "base" / "checkpoints").exists()
+
+
+def test_sigterm_while_saving_and_while_training_loses_nothing(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    steps = 60
+    finish(start(whole, num_steps=steps))
+    checkpoints = stopped / "base" / "checkpoints"
+
+    process = start(stopped, num_steps=steps)
+    wait_until(lambda: any(checkpoints.glob("*tmp*")), process)
+    process.send_signal(signal.SIGTERM)
+    assert "Stopped by SIGTERM" in finish(process)
+    saved = max(int(path.name) for path in checkpoints.iterdir())
+
+    process = start(stopped, num_steps=steps)
+    wait_until(lambda: any(record["step"] > saved for record in records(stopped)), process)
+    process.send_signal(signal.SIGTERM)
+    assert "Stopped by SIGTERM" in finish(process)
+    # Where it was stopped, not at the last multiple of save_every.
+    assert max(int(path.name) for path in checkpoints.iterdir()) > saved
+
+    finish(start(stopped, num_steps=steps))
+    assert_same_end(whole, stopped, steps)
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
+    finish(start(tmp_path, num_steps=6))
+    [before] = (tmp_path / "base" / "checkpoints").iterdir()
+    # The loss overflows from here on: no rate of learning mends it, so all steps are skipped.
+    process = start(
+        tmp_path / "new", num_steps=40, learning_rate="1e30", warmup_steps=0, max_skipped_steps=7
+    )
+    output = finish(process, status=2)
+    assert "no step from 2 to 8 had a finite loss and gradient" in output
+    assert "warning: step 2 skipped" in output
+    lines = records(tmp_path / "new")
+    assert [line["step"] for line in lines if line.get("skipped")] == list(range(2, 9))
+    assert all("loss" not in line or line["loss"] is not None for line in lines)
+    # Step 6 was due to be saved, but no step succeeds any more.
+    assert not list((tmp_path / "new" / "base").glob("checkpoints/*"))
+    assert before.exists()
