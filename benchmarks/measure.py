@@ -12,6 +12,7 @@ import dataclasses
 import multiprocessing
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -115,6 +116,7 @@ def _build(
     build: Callable[..., Subject], threads: int, arguments: Sequence[Any]
 ) -> tuple[str, int, dict[str, Facts]]:
     global _subject, _bytes_before
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads:
         # Before any library counts the cores. All of them obey, whatever their own settings are.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -124,6 +126,12 @@ def _build(
     _subject = build(*arguments)
     facts = {name: program.facts for name, program in _subject.programs.items()}
     return _subject.device, _subject.parameters, facts
+
+
+def _end_with_parent() -> None:
+    # A worker of a benchmark that was killed would wait for its next call for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _run(program: str, count: int) -> tuple[float, int | None]:

@@ -16,6 +16,7 @@ from benchmarks.flops import matrix_flops
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model
+from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state
@@ -86,7 +87,15 @@ def build(
     params = jax.tree.map(jnp.copy, state.params)
 
     step = make_train_step(stage, model, optimizer)
-    train_facts, train_program = _compile(step, (state, data, key), batch, donate=True)
+    device = jax.devices()[0]
+    train_facts, train_program = _compile(
+        # As train.py compiles it.
+        step,
+        (state, data, key),
+        batch,
+        donate=True,
+        options=compiler_options(device),
+    )
 
     def run_train(count: int) -> None:
         nonlocal state
@@ -113,7 +122,6 @@ def build(
             pictures = sample_program(*inputs)
         jax.block_until_ready(pictures)
 
-    device = jax.devices()[0]
     return Subject(
         device=device.device_kind,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -125,10 +133,17 @@ def build(
     )
 
 
-def _compile(function: Callable, arguments: tuple, units: int, *, donate: bool = False):
+def _compile(
+    function: Callable,
+    arguments: tuple,
+    units: int,
+    *,
+    donate: bool = False,
+    options: dict[str, str] | None = None,
+) -> tuple[Facts, Callable]:
     start = time.perf_counter()
     jitted = jax.jit(function, donate_argnums=(0,) if donate else ())
-    compiled = jitted.lower(*arguments).compile()
+    compiled = jitted.lower(*arguments).compile(compiler_options=options)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     facts = Facts(

@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_string("stage", None, "Stage of the config (default: its first).")
     flags.DEFINE_integer("rounds", 9, "How often everything is timed.", 1)
     flags.DEFINE_float("seconds", 2.0, "About how long each time.", 0.0)
-    flags.DEFINE_integer("sampling_steps", 8, "Denoising steps of one sampler call.", 1)
+    flags.DEFINE_integer("sampling_steps", 4, "Denoising steps of one sampler call.", 1)
     flags.DEFINE_integer("threads", 0, "Keep to that many cores (0: all).", 0)
     flags.DEFINE_integer("text_dim", 0, "Width of the text (0: of the config's encoder).", 0)
     flags.DEFINE_string("json", None, "Also write everything that was measured to this file.")
