@@ -11,6 +11,7 @@ training shows, and "held out".
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -20,13 +21,16 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.shapes import Caption, Scene, caption, render, scene
 from imagen_jax.data.shapes.scenes import held_out_reasons
-from imagen_jax.data.sources import hash01, load_source
+from imagen_jax.data.sources import Source, hash01, load_source
 from imagen_jax.errors import UserError
 
 # Training draws the sequence of seed 0 and refuses negative seeds.
 SCENE_SEED = -1
 # Of the order in which captions of files are taken.
 ORDER_SEED = 2022
+
+# Pictures are this small where only their captions are wanted.
+_LOOK_AT = 8
 
 # Name: split, kind of scene, and the reason for which training never shows it.
 SHAPES_GROUPS = {
@@ -131,7 +135,11 @@ def _scenes_of_group(group: str) -> Iterator[tuple[Prompt, Scene]]:
 
 
 def _file_prompts(data: DataConfig, number: int) -> PromptSet:
-    sizes = {group: len(load_source(data, split, 1)) for group, split in FILE_GROUPS.items()}
+    @functools.cache
+    def source(group: str, size: int) -> Source:
+        return load_source(data, FILE_GROUPS[group], size)
+
+    sizes = {group: len(source(group, _LOOK_AT)) for group in FILE_GROUPS}
     groups = [group for group in FILE_GROUPS if sizes[group]]
     notes = ()
     if not sizes["held out"]:
@@ -146,7 +154,7 @@ def _file_prompts(data: DataConfig, number: int) -> PromptSet:
         # As training reads them: what cannot be read is replaced by the next that can.
         readers = [
             batches(
-                load_source(data, FILE_GROUPS[group], size),
+                source(group, size),
                 batch_size=1,
                 image_size=size,
                 seed=ORDER_SEED,
@@ -158,8 +166,7 @@ def _file_prompts(data: DataConfig, number: int) -> PromptSet:
             yield next(reader)
 
     prompts = []
-    # The pictures are only passed over here.
-    for place, item in enumerate(items(8)):
+    for place, item in enumerate(items(_LOOK_AT)):
         turn, group = divmod(place, len(groups))
         group = groups[group]
         prompts.append(Prompt(group, turn, item["captions"][0], _seed(group, turn)))

@@ -146,6 +146,20 @@ def test_every_prompt_of_diversity_has_eight_pictures(perfect, prompts):
     assert report["stages"]["base"]["pictures"]["diversity"] == 0.0
 
 
+def test_diversity_counts_all_eight_pictures(prompts, tmp_path):
+    first = {prompt.seed for prompt in prompts.prompts}
+
+    class OneOfEight(PerfectCascade):
+        def draw_batch(self, name, text, seeds, settings, low_res=None):
+            values = [0 if int(seed) in first else 255 for seed in seeds]
+            return np.tile(np.uint8(values)[:, None, None, None], (1, 32, 32, 3))
+
+    request = Request(sampling={"base": SAMPLE})
+    report = evaluate(OneOfEight(prompts), SHAPES, prompts, request, tmp_path)
+    # The first picture differs from seven others, in 7 of 28 pairs.
+    assert report["stages"]["base"]["pictures"]["diversity"] == pytest.approx(255 * 7 / 28)
+
+
 class Page(html.parser.HTMLParser):
     """The texts, sources and open tags of a page."""
 
