@@ -1,0 +1,78 @@
+"""How well runs denoise: mean squared error of x_hat at fixed noise levels.
+
+    python benchmarks/denoising_error.py runs/a runs/b [--stage=base] [--num_images=256]
+
+The loss of two runs cannot be compared when they differ in what the network predicts or in how
+the loss is weighted; this can, and after a few thousand pictures already, long before pictures
+obey their captions. Scenes of `shapes` that training never draws, with their captions, the same
+noise for all; whole pictures in [-1, 1]. Directories are work directories or exported weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imagen_jax.data.shapes import caption, render, scene
+from imagen_jax.diffusion import process
+from imagen_jax.errors import UserError
+from imagen_jax.models import apply_model, build_model, project_text
+from imagen_jax.sampling import artefact
+from imagen_jax.text.encoder import load_encoder
+from imagen_jax.types import normalize_image
+
+LOGSNRS = (-5, -4, -3, -2, -1, 0, 1, 2, 4)
+SCENE_SEED = -1  # training refuses negative seeds
+
+
+def errors(directory: str, name: str, num_images: int) -> dict[int, float]:
+    """Mean squared error of x_hat by log-SNR, of one base stage's weights.
+
+    Raises:
+      UserError: there are no such weights, or the stage is a super-resolution stage.
+    """
+    weights = artefact.load(directory)
+    if name not in weights.stages:
+        raise UserError(f"{directory} has no stage {name!r}, only {', '.join(weights.stages)}")
+    stage = weights.config.stages[name]
+    if stage.low_resolution:
+        raise UserError(f"stage {name!r} is a super-resolution stage; give a base stage")
+    encoder = load_encoder(weights.config.text)
+    model = build_model(
+        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
+    )
+    scenes = [scene(SCENE_SEED, index) for index in range(num_images)]
+    texts = [caption(one, SCENE_SEED, index).text for index, one in enumerate(scenes)]
+    x = normalize_image(jnp.asarray(np.stack([render(one, stage.resolution) for one in scenes])))
+    eps = jax.random.normal(jax.random.key(0), x.shape)
+
+    @jax.jit
+    def error(params, text, level):
+        logsnr = jnp.full((num_images,), level)
+        z = process.diffuse(x, eps, logsnr)
+        prediction = apply_model(model, params, z, logsnr, project_text(model, params, text))
+        x_hat = process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
+        return jnp.mean((x_hat - x) ** 2)
+
+    text = encoder.encode_captions(texts)
+    params = jax.tree.map(jnp.asarray, weights.stages[name].params)
+    return {level: float(error(params, text, float(level))) for level in LOGSNRS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directories", nargs="+")
+    parser.add_argument("--stage", default="base")
+    parser.add_argument("--num_images", type=int, default=256)
+    flags = parser.parse_args()
+    print("log-SNR".ljust(32), *(f"{level:7d}" for level in LOGSNRS))
+    for directory in flags.directories:
+        row = errors(directory, flags.stage, flags.num_images)
+        print(directory[-32:].ljust(32), *(f"{value:7.4f}" for value in row.values()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
