@@ -1,11 +1,11 @@
 """imagen-pytorch 2.1.0 as a subject: its own trainer, its own sampler.
 
+    pip install -e '.[parity]' einops pydantic psutil
     pip install --no-deps imagen-pytorch==2.1.0 beartype ema-pytorch accelerate pytorch-warmup
 
-(and torch, as in the `parity` extra; einops, fsspec and pydantic, if they are not there). It
-declares dependencies that it imports and does not use here; `import_imagen_pytorch` puts empty
-modules in their place. Everything runs as it does for a user who follows its README: eager mode,
-default memory format, float32.
+It declares dependencies that it imports and does not use here; `import_imagen_pytorch` puts empty
+modules in their place while it imports. Everything runs as it does for a user who follows its
+README: eager mode, default memory format, float32.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from imagen_jax.config import StageConfig
 from imagen_jax.errors import UserError
 
 NEEDED = ("torch", "imagen_pytorch", "beartype", "ema_pytorch", "accelerate", "pytorch_warmup")
+NEEDED += ("einops", "fsspec", "pydantic", "psutil")
 INSTALL = (
-    "pip install torch; pip install --no-deps imagen-pytorch==2.1.0 beartype ema-pytorch "
-    "accelerate pytorch-warmup einops fsspec pydantic"
+    "pip install -e '.[parity]' einops pydantic psutil; pip install --no-deps "
+    "imagen-pytorch==2.1.0 beartype ema-pytorch accelerate pytorch-warmup"
 )
 
 
@@ -39,37 +40,45 @@ def check_installed() -> None:
         raise UserError(f"the comparison needs imagen-pytorch: {INSTALL}")
 
 
+# Dependencies of its data loaders, of its PIL output and of the crops of its super-resolution
+# stages: nothing that is called here. torchvision has no CPU build on PyPI.
+UNUSED = {
+    "torchvision": {},
+    "torchvision.transforms": {},
+    "kornia": {},
+    "kornia.augmentation": {},
+    "datasets": {},
+    "datasets.utils": {},
+    "datasets.utils.file_utils": {"get_datasets_user_agent": lambda: ""},
+}
+# Its T5 asks the model hub for a configuration while it is imported. Embeddings are given.
+T5 = {
+    "t5_encode_text": lambda *_, **__: None,
+    "get_encoded_dim": lambda name: 768,
+    "DEFAULT_T5_NAME": "unused",
+}
+
+
 def import_imagen_pytorch() -> Any:
     """The package, without its T5, data sets and augmentations."""
-    # torchvision (no CPU build on PyPI), kornia and datasets serve its data loaders, its PIL
-    # output and its crops of super-resolution stages: nothing that is called here.
-    for name in ("torchvision", "torchvision.transforms", "kornia", "kornia.augmentation"):
-        _stub(name)
-    for name in ("datasets", "datasets.utils"):
-        _stub(name)
-    _stub("datasets.utils.file_utils", get_datasets_user_agent=lambda: "")
-    # Its T5 asks the model hub for a configuration while it is imported. Embeddings are given.
-    _stub(
-        "imagen_pytorch.t5",
-        t5_encode_text=lambda *_, **__: None,
-        get_encoded_dim=lambda name: 768,
-        DEFAULT_T5_NAME="unused",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import imagen_pytorch
-    return imagen_pytorch
+    # What looks for optional packages does so before there are empty ones.
+    import accelerate  # noqa: F401
 
-
-def _stub(name: str, **attributes: Any) -> None:
-    if name in sys.modules:
-        return
-    module = types.ModuleType(name)
-    module.__dict__.update(attributes, __path__=[])
-    sys.modules[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent in sys.modules:
-        setattr(sys.modules[parent], child, module)
+    if "imagen_pytorch" not in sys.modules:
+        absent = {name: what for name, what in UNUSED.items() if name not in sys.modules}
+        for name, attributes in {**absent, "imagen_pytorch.t5": T5}.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(attributes, __path__=[])
+            sys.modules[name] = module
+            parent, _, child = name.rpartition(".")
+            if parent in sys.modules:
+                setattr(sys.modules[parent], child, module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import imagen_pytorch  # noqa: F401
+        for name in absent:
+            del sys.modules[name]
+    return sys.modules["imagen_pytorch"]
 
 
 def equal_unet(text_length: int, text_dim: int, parameters: int):
@@ -105,8 +114,9 @@ def readme_unet(
 ):
     """The base U-Net of its README, as wide as gives nearly `parameters`.
 
-    The conditioning width stays at its default, `dim`: the README's 512 alone would be 8 M
-    parameters. The text is padded to `text_length`, not to its default of 256 (in its favour).
+    The conditioning width stays at its default, `dim`: with the README's 512 its text pooling
+    alone has 7.6 M parameters. The text is padded to `text_length`, not to its default of 256.
+    Both are in its favour.
     """
     import torch
 
