@@ -89,16 +89,21 @@ def state_digest(state: TrainState) -> Array:
     a sum of integers, so how the state is sharded makes no difference. All leaves must have 32
     bits.
     """
-    total = jnp.uint32(0)
-    for order, leaf in enumerate(jax.tree.leaves(state)):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        place = jnp.full(leaf.shape, order, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(
-                jnp.uint32, leaf.shape, axis
-            )
-        total += _mix(bits ^ _mix(place)).sum(dtype=jnp.uint32)
-    return total
+    return sum(
+        (_leaf_digest(leaf, jnp.uint32(n)) for n, leaf in enumerate(jax.tree.leaves(state))),
+        start=jnp.uint32(0),
+    )
+
+
+# Jitted so that it is traced once a shape, not once a leaf.
+@jax.jit
+def _leaf_digest(leaf: Array, number: Array) -> Array:
+    """The sum over the leaf of each value's bits mixed with its place."""
+    place = jnp.broadcast_to(number, leaf.shape)
+    for axis, size in enumerate(leaf.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+    return _mix(bits ^ _mix(place)).sum(dtype=jnp.uint32)
 
 
 def _mix(bits: Array) -> Array:

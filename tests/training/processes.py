@@ -22,15 +22,22 @@ from imagen_jax.training.state import abstract_state
 
 ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
+# Seconds that no process needs, on a machine that is busy with other things.
+TIMEOUT = 900
 TIMING = ("images_per_second", "data_wait_share")
 
 
-def start(workdir: Path, preexec: Callable[[], None] | None = None, **train) -> subprocess.Popen:
+def start(
+    workdir: Path,
+    preexec: Callable[[], None] | None = None,
+    cache: Path | None = None,
+    **train,
+) -> subprocess.Popen:
     """Starts train.py; `train` are settings of the stage's TrainConfig."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_COMPILATION_CACHE_DIR": str(cache or jax.config.jax_compilation_cache_dir),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
@@ -53,7 +60,7 @@ def start(workdir: Path, preexec: Callable[[], None] | None = None, **train) -> 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
     """Waits for the end, and returns what was printed."""
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, output
     assert "Traceback" not in output
     return output
@@ -61,7 +68,7 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Returns once the condition holds; the process must still run then."""
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
