@@ -51,6 +51,7 @@ def size_and_flops(model, text_length: int = TEXT_LENGTH) -> tuple[int, int]:
     return sum(x.size for x in jax.tree.leaves(params)), flops
 
 
+@pytest.mark.slow
 def test_our_programs_run_and_their_facts_agree():
     small = ModelConfig(  # joint attention at its only level: compiled twice, it has to be tiny
         channels=(16,),
@@ -129,6 +130,7 @@ def test_the_equal_graphs_are_equal():
     assert flops == pytest.approx(counter.get_total_flops(), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.skipif(not imagen_pytorch_peer.is_installed(), reason="needs imagen-pytorch")
 def test_its_programs_run_and_the_parameters_are_as_asked():
