@@ -52,6 +52,7 @@ class Checkpoints:
         """Made for the first save: one garbled file is enough that it cannot be made."""
         from orbax.checkpoint import v1 as ocp
 
+        logging.getLogger("absl").addFilter(_told_elsewhere)
         return ocp.training.Checkpointer(
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
@@ -141,6 +142,11 @@ class Checkpoints:
         """Returns once the last save is on disk; raises what went wrong with it."""
         if "_writer" in self.__dict__:
             self._writer.close()
+
+
+def _told_elsewhere(record: logging.LogRecord) -> bool:
+    """Drops the tracebacks of Orbax's threads: `save` and `close` raise the same error."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 @contextlib.contextmanager

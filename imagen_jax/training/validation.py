@@ -6,6 +6,7 @@ stages have the same resolutions, prediction and weighting, whatever their seed,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -59,23 +60,29 @@ class Validation:
         self._encoder, self._mesh = encoder, mesh
         self._batch_size = stage.train.batch_size
         self._sums = jax.jit(make_validation_sums(stage, model))
-        self._items: list[Item] = []
+        self._stage, self._number = stage, 0
         if not stage.train.validate_every:
             self.note = "no validation (train.validate_every=0)"
             return
-        source = load_source(config.data, "held_out", stage.resolution)
-        if not len(source):
+        self._source = load_source(config.data, "held_out", stage.resolution)
+        self._number = min(stage.train.validation_images, len(self._source))
+        if not self._number:
             self.note = "no validation: none of the pictures falls into the held-out split"
             return
-        items = spread_items(source, stage.train.validation_images)
-        self._items = [Item(crop(item.image, stage), item.caption) for item in items]
-        self.note = f"validation on {len(items)} held-out pictures"
-        if not source.endless and len(source) == len(train_source):
+        self.note = f"validation on {self._number} held-out pictures"
+        if not train_source.endless and len(self._source) == len(train_source):
             # A folder that is too small to be split, see FolderSource.
-            self.note = f"validation on {len(items)} of the training pictures: too few to hold out"
+            self.note = (
+                f"validation on {self._number} of the training pictures: too few to hold any out"
+            )
+
+    @functools.cached_property
+    def _items(self) -> list[Item]:
+        items = spread_items(self._source, self._number)
+        return [Item(crop(item.image, self._stage), item.caption) for item in items]
 
     def __bool__(self) -> bool:
-        return bool(self._items)
+        return self._number > 0
 
     def __call__(self, params: Params) -> dict[str, float | dict[str, float]]:
         """The loss of `params` (the EMA), in all and by log-SNR, as plain numbers."""

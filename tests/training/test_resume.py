@@ -215,3 +215,10 @@ def test_arrays_are_compared_by_value_not_by_python_type():
     saved = to_json_dict(cascade())
     assert isinstance(saved["stages"]["base"]["model"]["channels"], list)
     check_same_run(saved, cascade(), "base")
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_continued():
+    saved = to_json_dict(cascade())
+    for key in ("max_skipped_steps", "validate_every", "validation_images"):
+        del saved["stages"]["base"]["train"][key]
+    check_same_run(saved, cascade(), "base")

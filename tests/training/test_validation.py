@@ -136,7 +136,7 @@ def folder(directory, number: int) -> str:
 def test_a_folder_too_small_to_split_is_validated_on_itself_and_says_so(encoder, tmp_path):
     check, params = validation(cascade("folder", folder(tmp_path, 3)), encoder)
     assert len(check._items) == 3
-    assert "too few to hold out" in check.note
+    assert "too few to hold any out" in check.note
     assert 0.1 < check(params)["validation_loss"] < 2.0
 
 
