@@ -1,0 +1,39 @@
+"""imagen-pytorch runs, and the networks compared are as equal as docs/benchmarks.md says."""
+
+import pytest
+import torch
+from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import graphs, imagen_pytorch_peer, ours
+from benchmarks.measure import DENOISE, TRAIN
+
+
+@pytest.mark.parity
+def test_the_equal_graphs_are_equal():
+    length, dim = 32, 128  # of the encoder and the captions of configs/shapes.py
+    unet = imagen_pytorch_peer.equal_unet(length, dim, 0)
+    text = {
+        "text_embeds": torch.ones(1, length, dim),
+        "text_mask": torch.ones(1, length, dtype=torch.bool),
+    }
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(torch.ones(1, 3, 16, 16), torch.zeros(1), **text)
+    theirs = sum(parameter.numel() for parameter in unet.parameters())
+    stage = tiny_stage(model=graphs.EQUAL_MODEL)
+    parameters, flops = size_and_flops(ours.equal_graph(stage, dim), length)
+    # Text conditioning and attention differ, see docs/benchmarks.md; the convolutions do not.
+    assert parameters == pytest.approx(theirs, rel=0.04)
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_its_programs_run_and_the_parameters_are_as_asked():
+    subject = imagen_pytorch_peer.build(
+        imagen_pytorch_peer.readme_unet, tiny_stage(), TEXT_LENGTH, TEXT_DIM, 2, 4_000_000
+    )
+    assert subject.parameters == pytest.approx(4_000_000, rel=0.1)  # widths come in steps of 2
+    for name in (TRAIN, DENOISE):
+        subject.programs[name].run(1)
+        assert subject.programs[name].facts.matrix_flops > 0
