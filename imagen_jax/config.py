@@ -40,9 +40,8 @@ class ModelConfig:
       attention_expansion: attention width over the level's channels (1 in the base, 2 in Fig.
         A.28).
       stem_channels: width of the first convolution of an "efficient_unet" (0: the first level's).
-      patch_size: "efficient_unet" only: patches of this many pixels a side are folded into channels
-        before the stem and unfolded after the head, so that nothing runs at full resolution
-        (1: off, as in the paper; cf. Hoogeboom et al., simple diffusion, section 3.2).
+      patch_size: patches of this many pixels a side are folded into channels before the network and
+        unfolded after it, so that nothing runs at full resolution (1: off, as in the paper).
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks.
       dtype: compute dtype, "float32" or "bfloat16"; parameters are always float32.

@@ -12,6 +12,7 @@ from imagen_jax.config import ModelConfig
 from imagen_jax.errors import UserError
 from imagen_jax.models import efficient_unet, unet
 from imagen_jax.models.initialization import draw_kernels
+from imagen_jax.models.layers import fold_patches, unfold_patches
 from imagen_jax.models.text_projection import TextFeatures, TextProjection
 from imagen_jax.types import Array, Params, TextCond
 
@@ -19,7 +20,7 @@ from imagen_jax.types import Array, Params, TextCond
 def total_stride(config: ModelConfig) -> int:
     """The factor between the resolution of the picture and the network's lowest."""
     if config.kind == "unet":
-        return 2 ** (len(config.channels) - 1)
+        return config.patch_size * 2 ** (len(config.channels) - 1)
     return config.patch_size * math.prod(config.strides)
 
 
@@ -63,7 +64,8 @@ def init_params(model: nn.Module, key: Array) -> Params:
         text = TextCond(tokens=jnp.zeros((1, 2, model.text_dim)), mask=jnp.ones((1, 2), bool))
         features, text_variables = _text_projection(model).init_with_output(key, text)
         side = total_stride(model.config)
-        image, level = jnp.zeros((1, side, side, 3)), jnp.zeros((1,))
+        image = fold_patches(jnp.zeros((1, side, side, 3)), model.config.patch_size)
+        level = jnp.zeros((1,))
         low_res, aug_level = (image, level) if model.low_res else (None, None)
         variables = model.init(key, image, level, features, low_res, aug_level)
         stds = {**variables["params"], "text": text_variables["params"]}
@@ -106,6 +108,9 @@ def apply_model(
 ) -> Array:
     """The network's prediction; which quantity it is (eps, v, x) the network does not know.
 
+    Differs from Imagen where `patch_size` is not 1: the network then sees patches of pixels as
+    channels, and what it calls full resolution is that of the patches.
+
     Args:
       model: from `build_model`.
       params: from `init_params`.
@@ -138,9 +143,17 @@ def apply_model(
     if low_res is not None and low_res.shape != z.shape:
         raise UserError(f"low_res is {low_res.shape}, z is {z.shape}: up-sample it to z first")
     network_params = {name: value for name, value in params.items() if name != "text"}
-    return model.apply(
-        {"params": network_params}, z, logsnr, features, low_res, aug_level, dropout_key
+    patch = model.config.patch_size
+    prediction = model.apply(
+        {"params": network_params},
+        fold_patches(z, patch),
+        logsnr,
+        features,
+        None if low_res is None else fold_patches(low_res, patch),
+        aug_level,
+        dropout_key,
     )
+    return unfold_patches(prediction, patch)
 
 
 def _validate(config: ModelConfig, resolution: int, text_dim: int) -> None:
@@ -166,8 +179,6 @@ def _validate(config: ModelConfig, resolution: int, text_dim: int) -> None:
         raise UserError(f"model.num_res_blocks={config.num_res_blocks} must be at least 1 each")
     if config.kind == "efficient_unet" and not set(config.strides) <= {1, 2}:
         raise UserError(f"model.strides={config.strides} must be 1 or 2 each")
-    if config.kind == "unet" and config.patch_size != 1:
-        raise UserError(f"model.patch_size={config.patch_size} is for efficient_unet; set it to 1")
     for field in ("head_dim", "attention_expansion", "patch_size"):
         if getattr(config, field) < 1:
             raise UserError(f"model.{field}={getattr(config, field)} must be at least 1")

@@ -15,9 +15,7 @@ from imagen_jax.models.layers import (
     ResBlock,
     conv3x3,
     fold,
-    fold_patches,
     run_stacked,
-    unfold_patches,
     upsample_nearest,
 )
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
@@ -76,9 +74,6 @@ class EfficientUNet(nn.Module):
     Stem at full resolution; each level first down-samples (strided convolution) and then runs its
     blocks; on the way up it joins its skip, runs as many blocks and up-samples last. All skips are
     joined by (h + skip) / sqrt(2), so that all blocks of a level are equal.
-
-    Differs from Imagen where `patch_size` is not 1: pixels are folded into channels first, and full
-    resolution is that of the patches.
     """
 
     config: ModelConfig
@@ -108,8 +103,7 @@ class EfficientUNet(nn.Module):
             embedding = embedding + embed_aug(aug_level)
             z = jnp.concatenate([z, low_res], axis=-1)
 
-        z = fold_patches(z.astype(dtype), config.patch_size)
-        h = conv3x3(stem_width, dtype, "stem")(z)
+        h = conv3x3(stem_width, dtype, "stem")(z.astype(dtype))
         skips = [h]
         for i, width in enumerate(widths):
             stride = config.strides[i]
@@ -128,5 +122,4 @@ class EfficientUNet(nn.Module):
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
         h = (h + skips.pop()) * RSQRT2
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        h = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
-        return unfold_patches(h, config.patch_size)
+        return conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)

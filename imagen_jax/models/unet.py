@@ -233,4 +233,4 @@ class UNet(nn.Module):
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        return conv3x3(3, FLOAT32, "head", zero=True)(h)
+        return conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)

@@ -103,10 +103,12 @@ def test_scan_is_a_loop_and_unrolled_is_not():
         assert ("stablehlo.while" in program) == scan
 
 
-def test_patches_spare_the_full_resolution():
+@pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
+def test_patches_spare_the_full_resolution(kind):
     config = ModelConfig(
-        channels=(8,), num_res_blocks=(1,), strides=(2,), self_attention=(False,),
-        text_attention=("none",), patch_size=2,
+        kind=kind, channels=(8, 8), num_res_blocks=(1, 1), strides=(1, 2),
+        self_attention=(False,) * 2,
+        text_attention=("none",) * 2, head_dim=8, patch_size=2,
     )  # fmt: skip
     model = build_model(config, resolution=16, low_res=True, text_dim=4)
     params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
