@@ -128,9 +128,12 @@ def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     side = ink.shape[0]
     strength = np.linalg.norm(ink, axis=-1)
     # Full pixels are those that are not much fainter than their neighbours; the others are edges,
-    # whose mixed colours could be taken for other inks.
-    ridge = strength > 0.8 * ndimage.maximum_filter(strength, 5)
-    blobs, _ = ndimage.label(strength > _DIFFERENT, np.ones((3, 3)))
+    # whose mixed colours could be taken for other inks. Blur leaves a faint bridge where objects
+    # come close, which does not make them one blob.
+    strongest = ndimage.maximum_filter(strength, 5)
+    ridge = strength > 0.8 * strongest
+    solid = (strength > _DIFFERENT) & (strength > 0.4 * strongest)
+    blobs, _ = ndimage.label(solid, np.ones((3, 3)))
     owners = np.full((side, side), -1)
     inks: list[np.ndarray] = []
     for number, window in enumerate(ndimage.find_objects(blobs)):
@@ -171,8 +174,11 @@ def _inks(core: np.ndarray) -> list[np.ndarray]:
         votes = near.sum(0)
         if colours and votes.max() < enough:
             break
-        colours.append(np.median(core[near[:, votes.argmax()]], axis=0))
-        core = core[np.linalg.norm(core - colours[-1], axis=-1) >= _DIFFERENT]
+        colour = np.median(core[near[:, votes.argmax()]], axis=0)
+        colours.append(colour)
+        # What is paler or fuller by a third is the same ink under blur, not another one.
+        along = np.clip(core @ colour / (colour @ colour), 0.7, 1.4)
+        core = core[np.linalg.norm(core - along[:, None] * colour, axis=-1) >= _DIFFERENT]
     return colours
 
 
