@@ -7,6 +7,7 @@ batch from `fold_in(key, step)`, so neither the mesh nor a restart changes it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -169,20 +170,22 @@ def make_train_step(
         (loss, (per_example, logsnr)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             state.params
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step, train.ema_max)
-        ema_params = jax.tree.map(
-            lambda ema, new: ema + (1.0 - decay) * (new - ema), state.ema_params, params
-        )
         # The norm is finite only if every gradient is.
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        params, ema_params, opt_state = jax.tree.map(
-            # A selection inside the loops that write the new values: no pass of its own.
-            lambda new, old: jnp.where(finite, new, old),
-            (params, ema_params, opt_state),
-            (state.params, state.ema_params, state.opt_state),
+
+        def update() -> tuple[Params, Params, Any]:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            decay = ema_decay(state.step, train.ema_max)
+            ema_params = jax.tree.map(
+                lambda ema, new: ema + (1.0 - decay) * (new - ema), state.ema_params, params
+            )
+            return params, ema_params, opt_state
+
+        # A branch: to choose between new and old values afterwards costs another pass over them.
+        params, ema_params, opt_state = jax.lax.cond(
+            finite, update, lambda: (state.params, state.ema_params, state.opt_state)
         )
         bucket_loss, bucket_count = bucket_sums(per_example, logsnr)
         metrics = {
