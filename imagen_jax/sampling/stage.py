@@ -25,6 +25,7 @@ from imagen_jax.config import DiffusionConfig, SampleConfig, StageConfig, valida
 from imagen_jax.diffusion import augmentation, guidance, process, samplers, schedules, thresholding
 from imagen_jax.errors import UserError
 from imagen_jax.models import apply_model, project_text
+from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.types import Array, Params, TextCond, null_text
 
 # Each purpose has its own key under the key of the picture.
@@ -113,7 +114,7 @@ def sample_stage(
         )
     if not low and low_res is not None:
         raise UserError("a base stage takes no low-resolution picture")
-    return _sample(
+    return sampler_program()(
         params,
         text,
         keys,
@@ -130,7 +131,16 @@ def picture_keys(seeds: Array, stage_index: int) -> Array:
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), stage_index))(seeds)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "diffusion", "resolution"))
+@functools.cache
+def sampler_program() -> Callable[..., Array]:
+    """`_sample`, jitted; made at the first call, since its options depend on the device."""
+    return jax.jit(
+        _sample,
+        static_argnames=("model", "diffusion", "resolution"),
+        compiler_options=compiler_options(jax.devices()[0]),
+    )
+
+
 def _sample(
     params: Params,
     text: TextCond,

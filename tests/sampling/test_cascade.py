@@ -73,9 +73,9 @@ def test_the_last_batch_does_not_recompile(cascade):
     from imagen_jax.sampling import stage
 
     cascade(PROMPT, num_images=4, batch_size=4)
-    before = stage._sample._cache_size()
+    before = stage.sampler_program()._cache_size()
     cascade(PROMPT, num_images=5, batch_size=4)
-    assert stage._sample._cache_size() == before
+    assert stage.sampler_program()._cache_size() == before
 
 
 def test_stopping_and_starting_at_a_stage(cascade, result, tmp_path):

@@ -151,7 +151,7 @@ def test_equals_a_plain_loop(case, network, sample):
 
 def test_numbers_do_not_recompile_but_choices_do(case):
     draw(case, SampleConfig(num_steps=3))
-    before = lib._sample._cache_size()
+    before = lib.sampler_program()._cache_size()
     draw(
         case,
         SampleConfig(
@@ -164,9 +164,9 @@ def test_numbers_do_not_recompile_but_choices_do(case):
             aug_level=0.7,
         ),
     )
-    assert lib._sample._cache_size() == before
+    assert lib.sampler_program()._cache_size() == before
     draw(case, SampleConfig(num_steps=1))
-    assert lib._sample._cache_size() == before + 1
+    assert lib.sampler_program()._cache_size() == before + 1
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(case):
@@ -202,7 +202,7 @@ def test_only_the_last_state_is_kept(case):
     keys = lib.picture_keys(np.arange(3, dtype=np.uint32), 0)
 
     def memory(num_steps):
-        lowered = lib._sample.lower(
+        lowered = lib.sampler_program().lower(
             params,
             text,
             keys,
