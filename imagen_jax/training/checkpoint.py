@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import json
 import logging
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,9 +79,10 @@ class Checkpoints:
             "config": info.config,
             "encoder": info.encoder,
             **dataclasses.asdict(info.progress),
-            # TensorStore does not notice a flipped bit in an array.
+            # TensorStore does not notice a flipped bit in an array, nor JSON one in a number.
             "digest": int(state_digest(state)),
         }
+        metadata["checksum"] = _checksum(metadata)
         self._writer.save_async(step, state, force=True, custom_metadata=metadata)
 
     def info(self, step: int) -> RunInfo:
@@ -136,12 +139,18 @@ class Checkpoints:
             metadata = ocp.metadata(self._directory / str(step)).custom_metadata
             if not isinstance(metadata, dict):
                 raise ValueError("there is no metadata")
+            if metadata.pop("checksum", None) not in (None, _checksum(metadata)):
+                raise ValueError("the metadata is not what was saved")
             return metadata
 
     def close(self) -> None:
         """Returns once the last save is on disk; raises what went wrong with it."""
         if "_writer" in self.__dict__:
             self._writer.close()
+
+
+def _checksum(metadata: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
 def _told_elsewhere(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -31,3 +32,5 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nStopping after this step (Ctrl-C: at once, without saving).\n")

@@ -99,6 +99,12 @@ def garble_info(checkpoint):
     (checkpoint / "_CHECKPOINT_METADATA").write_text('{"custom_metadata": {"conf')
 
 
+def change_a_number(checkpoint):
+    file = checkpoint / "_CHECKPOINT_METADATA"
+    assert '"examples_seen": 8' in file.read_text()
+    file.write_text(file.read_text().replace('"examples_seen": 8', '"examples_seen": 9'))
+
+
 def garble_unknown_key(checkpoint):
     file = checkpoint / "_CHECKPOINT_METADATA"
     file.write_text(file.read_text().replace("init_timestamp", "hnit_timestamp"))
@@ -118,6 +124,7 @@ DAMAGES = [
     delete_array,
     empty,
     garble_info,
+    change_a_number,
     garble_unknown_key,
     garble_tree,
     delete_manifest,
