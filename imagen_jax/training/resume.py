@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from imagen_jax.config import CascadeConfig, flatten
+from imagen_jax.config import CascadeConfig, flatten, from_json_dict, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
@@ -121,7 +121,9 @@ def check_same_run(saved: dict[str, Any], config: CascadeConfig, stage: str) -> 
     Raises:
       UserError: shows each differing key with both values and the remedy.
     """
-    old, new = (_relevant(values, stage) for values in (saved, flatten(config)))
+    # Settings that came with a later version have their defaults in an older checkpoint.
+    whole = to_json_dict(from_json_dict(saved))
+    old, new = (_relevant(values, stage) for values in (whole, to_json_dict(config)))
     differences = [
         f"  {key}: {old.get(key, '(absent)')!r} in the checkpoint, {new.get(key, '(absent)')!r} now"
         for key in sorted(old.keys() | new.keys())

@@ -205,6 +205,15 @@ def test_harmless_changes_are_accepted(config):
     check_same_run(to_json_dict(cascade()), config, "base")
 
 
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default():
+    saved = to_json_dict(cascade())
+    del saved["stages"]["base"]["model"]["patch_size"]
+    check_same_run(saved, cascade(), "base")
+    saved["stages"]["base"]["model"]["patch_size"] = 2
+    with pytest.raises(UserError, match="patch_size: 2 in the checkpoint, 1 now"):
+        check_same_run(saved, cascade(), "base")
+
+
 @pytest.mark.parametrize(
     "config, difference",
     [
