@@ -54,6 +54,7 @@ def test_usual_order_has_the_same_blocks_and_more_work(low_resolution):
     assert 2.0 < usual / efficient < 4.0
 
 
+@pytest.mark.slow
 def test_equal_graph_is_a_network_of_the_package():
     model = ours.equal_graph(tiny_stage(), TEXT_DIM)
     params = init_params(model, jax.random.key(0))

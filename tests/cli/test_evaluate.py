@@ -10,6 +10,7 @@ from imagen_jax.cli import evaluate
 QUICK = ("--num_prompts=5", "--batch_size=5", "--num_steps=1", "--guidance_weight=1.5")
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
     arguments = [f"--workdir={workdir}", *QUICK, f"--out={tmp_path / 'out'}"]
     status = evaluate.main(arguments)

@@ -220,6 +220,7 @@ def random_cascade():
     return Cascade(artefact, encoder, models)
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypatch, prompts):
     cascade = random_cascade()
     # Noise has many "objects", and reading them slowly is no matter of this test.

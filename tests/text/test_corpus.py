@@ -5,6 +5,7 @@ import random
 
 import jax
 import numpy as np
+import pytest
 
 from imagen_jax.cli.make_embedded_encoder import fixed_wording, shapes_captions
 from imagen_jax.data.shapes.captions import Caption, ObjectClaim
@@ -72,6 +73,7 @@ def test_batches_mask_and_keep_what_they_say():
         assert batch["ids"].shape[1] in (10, 16, 24)
 
 
+@pytest.mark.slow
 def test_pretraining_is_repeatable():
     tokenizer = load_tokenizer(EMBEDDED_DIRECTORY)
     config = T5Config(
