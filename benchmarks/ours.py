@@ -17,7 +17,7 @@ from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Progr
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model
 from imagen_jax.parallel.compiler import compiler_options
-from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.sampling.stage import make_settings, picture_keys, sampler_program
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state
 from imagen_jax.training.step import make_train_step
@@ -89,12 +89,10 @@ def build(
     step = make_train_step(stage, model, optimizer)
     device = jax.devices()[0]
     train_facts, train_program = _compile(
-        # As train.py compiles it.
-        step,
+        jax.jit(step, donate_argnums=0, compiler_options=compiler_options(device)),
         (state, data, key),
+        {},
         batch,
-        donate=True,
-        options=compiler_options(device),
     )
 
     def run_train(count: int) -> None:
@@ -110,12 +108,16 @@ def build(
             sample, num_steps=sampling_steps, guidance_weight=weight, threshold="dynamic"
         )
     )
-    sampler = functools.partial(sample_stage, model, stage)
-    keys = picture_keys(jnp.arange(batch), 0)
-    inputs = (params, text, keys, settings)
+    low_res = None
     if low:
-        inputs += (jax.random.uniform(key, (batch, low, low, 3), minval=-1.0),)
-    sample_facts, sample_program = _compile(sampler, inputs, batch * sampling_steps)
+        low_res = jax.random.uniform(key, (batch, low, low, 3), minval=-1.0)
+    inputs = (params, text, picture_keys(jnp.arange(batch), 0), settings, low_res)
+    sample_facts, sample_program = _compile(
+        sampler_program(),
+        inputs,
+        {"model": model, "diffusion": stage.diffusion, "resolution": stage.resolution},
+        batch * sampling_steps,
+    )
 
     def run_sample(count: int) -> None:
         for _ in range(count):
@@ -134,21 +136,16 @@ def build(
 
 
 def _compile(
-    function: Callable,
-    arguments: tuple,
-    units: int,
-    *,
-    donate: bool = False,
-    options: dict[str, str] | None = None,
+    jitted: jax.stages.Wrapped, arguments: tuple, static: dict, units: int
 ) -> tuple[Facts, Callable]:
+    function = jitted.__wrapped__  # programs with options of their own cannot lie in another
     start = time.perf_counter()
-    jitted = jax.jit(function, donate_argnums=(0,) if donate else ())
-    compiled = jitted.lower(*arguments).compile(compiler_options=options)
+    compiled = jitted.lower(*arguments, **static).compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     facts = Facts(
         units=units,
-        matrix_flops=matrix_flops(function, *arguments) / units,
+        matrix_flops=matrix_flops(functools.partial(function, **static), *arguments) / units,
         xla_flops=(compiled.cost_analysis() or {}).get("flops", 0.0) / units,
         compile_seconds=seconds,
         program_bytes=memory.argument_size_in_bytes

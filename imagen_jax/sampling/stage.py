@@ -85,7 +85,8 @@ def sample_stage(
 ) -> Array:
     """Draws one picture per row of `text`.
 
-    Compiled once per model, stage, batch size and static settings.
+    Compiled once per model, stage, batch size and static settings. It has compiler options of its
+    own, so it cannot be called inside another `jax.jit` on a CPU.
 
     Args:
       model: the network of `stage`.
