@@ -29,6 +29,8 @@ def get_config():
             num_steps=24,
             learning_rate=1e-3,
             warmup_steps=5,
+            # The rate then does not depend on the number of steps: a run can be lengthened.
+            lr_decay="constant",
             log_every=4,
             save_every=6,
             preview_every=1000,

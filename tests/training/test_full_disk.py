@@ -3,7 +3,6 @@
 A limit on the size of files stands in for the disk: it needs no privileges, and is real.
 """
 
-import resource
 import shutil
 
 import numpy as np
@@ -13,10 +12,6 @@ from processes import assert_same_end, finish, start, state_of
 from imagen_jax.sampling import artefact
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
-
-
-def limit(size: int):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +30,8 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_later(runs, tmp_path, si
     run = shutil.copytree(runs / "12", tmp_path / "run")
     leaves, progress = state_of(run, 12)
 
-    output = finish(start(run, limit(size), num_steps=30), status=2)
-    assert output.count("error:") == 1 and "make space" in output
+    output = finish(start(run, file_limit=size, num_steps=30), status=2)
+    assert output.count("\nerror:") == 1 and "make space" in output
     leaves_after, progress_after = state_of(run, 12)
     assert progress_after == progress
     for before, after in zip(leaves, leaves_after, strict=True):
