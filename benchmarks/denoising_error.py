@@ -11,25 +11,43 @@ noise for all; whole pictures in [-1, 1]. Directories are work directories or ex
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.data.shapes import caption, render, scene
+from imagen_jax.data.shapes import Scene, caption, render, scene
 from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
 from imagen_jax.models import apply_model, build_model, project_text
 from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import load_encoder
-from imagen_jax.types import normalize_image
+from imagen_jax.types import Array, TextCond, normalize_image
 
 LOGSNRS = (-5, -4, -3, -2, -1, 0, 1, 2, 4)
 SCENE_SEED = -1  # training refuses negative seeds
 
 
-def errors(directory: str, name: str, num_images: int) -> dict[int, float]:
-    """Mean squared error of x_hat by log-SNR, of one base stage's weights.
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """The base stage of some weights, to be asked for x_hat.
+
+    Attributes:
+      resolution: of its pictures.
+      encode: captions to what `x_hat` takes.
+      x_hat: `(x [B, H, W, 3], eps, text, level) -> [B, H, W, 3]`, what it makes of x under noise.
+    """
+
+    resolution: int
+    encode: Callable[[Sequence[str]], TextCond]
+    x_hat: Callable[[Array, Array, TextCond, float], Array]
+
+
+def load_denoiser(directory: str, name: str) -> Denoiser:
+    """Loads one base stage.
 
     Raises:
       UserError: there are no such weights, or the stage is a super-resolution stage.
@@ -44,22 +62,42 @@ def errors(directory: str, name: str, num_images: int) -> dict[int, float]:
     model = build_model(
         stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
     )
-    scenes = [scene(SCENE_SEED, index) for index in range(num_images)]
-    texts = [caption(one, SCENE_SEED, index).text for index, one in enumerate(scenes)]
-    x = normalize_image(jnp.asarray(np.stack([render(one, stage.resolution) for one in scenes])))
-    eps = jax.random.normal(jax.random.key(0), x.shape)
+    params = jax.tree.map(jnp.asarray, weights.stages[name].params)
 
     @jax.jit
-    def error(params, text, level):
-        logsnr = jnp.full((num_images,), level)
+    def denoise(params, x, eps, text, level):
+        logsnr = jnp.full((x.shape[0],), level)
         z = process.diffuse(x, eps, logsnr)
         prediction = apply_model(model, params, z, logsnr, project_text(model, params, text))
-        x_hat = process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
-        return jnp.mean((x_hat - x) ** 2)
+        return process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
 
-    text = encoder.encode_captions(texts)
-    params = jax.tree.map(jnp.asarray, weights.stages[name].params)
-    return {level: float(error(params, text, float(level))) for level in LOGSNRS}
+    return Denoiser(
+        resolution=stage.resolution,
+        encode=encoder.encode_captions,
+        x_hat=functools.partial(denoise, params),
+    )
+
+
+def held_out_scenes(
+    num_images: int, resolution: int, kind: str | None = None
+) -> tuple[list[Scene], list[str], Array]:
+    """Scenes, their captions, and the pictures `[num_images, H, W, 3]` in [-1, 1]."""
+    scenes = [scene(SCENE_SEED, index, kind=kind) for index in range(num_images)]
+    texts = [caption(one, SCENE_SEED, index).text for index, one in enumerate(scenes)]
+    x = normalize_image(jnp.asarray(np.stack([render(one, resolution) for one in scenes])))
+    return scenes, texts, x
+
+
+def errors(directory: str, name: str, num_images: int) -> dict[int, float]:
+    """Mean squared error of x_hat by log-SNR; see `load_denoiser`."""
+    denoiser = load_denoiser(directory, name)
+    _, texts, x = held_out_scenes(num_images, denoiser.resolution)
+    eps = jax.random.normal(jax.random.key(0), x.shape)
+    text = denoiser.encode(texts)
+    return {
+        level: float(jnp.mean((denoiser.x_hat(x, eps, text, float(level)) - x) ** 2))
+        for level in LOGSNRS
+    }
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ class ModelConfig:
       stem_channels: width of the first convolution of an "efficient_unet" (0: the first level's).
       patch_size: patches of this many pixels a side are folded into channels before the network and
         unfolded after it, so that nothing runs at full resolution (1: off, as in the paper).
+      input_skip: add the noisy picture (and the low-resolution condition) to the network's answer,
+        with gains that depend on the noise level and start at 0 (off in the paper).
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks.
       dtype: compute dtype, "float32" or "bfloat16"; parameters are always float32.
@@ -60,6 +62,7 @@ class ModelConfig:
     attention_expansion: int = 1
     stem_channels: int = 0
     patch_size: int = 1
+    input_skip: bool = False
     embed_dim: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
@@ -95,8 +98,9 @@ class TrainConfig:
     Attributes:
       batch_size: images a step over all devices.
       num_steps: length of the run; also the end of a cosine learning-rate decay.
-      optimizer: "adam" or "adafactor".
+      optimizer: "adam", "adafactor" or "muon" (for hidden kernels, with Adam for the rest).
       learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
+      muon_learning_rate: the peak for what Muon updates; it warms up and decays as the other.
       lr_decay: after warm-up: "constant" or "cosine" (to 0 at `num_steps`).
       adam_b2: second-moment decay of Adam.
       adafactor_parameter_scale: multiply updates by the parameter's RMS (on in the paper's
@@ -117,6 +121,7 @@ class TrainConfig:
     num_steps: int = 10_000
     optimizer: str = "adam"
     learning_rate: float = 1e-4
+    muon_learning_rate: float = 0.02
     warmup_steps: int = 10_000
     lr_decay: str = "cosine"
     adam_b2: float = 0.999
@@ -373,9 +378,9 @@ def _validate_stage(path: str, stage: StageConfig) -> None:
         _at_least(f"{path}.train.{field}", getattr(train, field), 1)
     for field in ("warmup_steps", "validate_every"):
         _at_least(f"{path}.train.{field}", getattr(train, field), 0)
-    _choice(f"{path}.train.optimizer", train.optimizer, ("adam", "adafactor"))
+    _choice(f"{path}.train.optimizer", train.optimizer, ("adam", "adafactor", "muon"))
     _choice(f"{path}.train.lr_decay", train.lr_decay, ("constant", "cosine"))
-    for field in ("learning_rate", "clip_norm"):
+    for field in ("learning_rate", "muon_learning_rate", "clip_norm"):
         if not getattr(train, field) > 0:
             raise UserError(f"{path}.train.{field} must be positive, not {getattr(train, field)}")
     for field in ("text_drop_rate", "ema_max", "adam_b2"):

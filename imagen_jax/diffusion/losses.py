@@ -20,14 +20,14 @@ Array = jax.Array
 
 
 def loss_per_example(
-    prediction: Array, x: Array, eps: Array, z: Array, logsnr: Array, config: DiffusionConfig
+    prediction: Array, x: Array, eps: Array, logsnr: Array, config: DiffusionConfig
 ) -> Array:
     """The weighted squared error of each example, averaged over H, W and C.
 
     Args:
       prediction: `[B, H, W, C]`, the network's output of type `config.prediction` (any float
         dtype; the loss is computed in float32).
-      x, eps, z: `[B, H, W, C]` float32 with z = alpha x + sigma eps.
+      x, eps: `[B, H, W, C]` float32, the clean picture and the noise on it.
       logsnr: `[B]` float32.
       config: prediction type and weighting.
 
@@ -37,7 +37,6 @@ def loss_per_example(
     Raises:
       UserError: unknown prediction type or weighting.
     """
-    del z  # every target is a function of (x, eps)
     error = prediction.astype(jnp.float32) - target(x, eps, logsnr, config.prediction)
     return loss_weight(logsnr, config) * jnp.mean(jnp.square(error), axis=(1, 2, 3))
 

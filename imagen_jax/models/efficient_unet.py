@@ -12,6 +12,7 @@ from imagen_jax.models.layers import (
     FLOAT32,
     RSQRT2,
     GroupNorm,
+    InputSkip,
     ResBlock,
     conv3x3,
     fold,
@@ -122,4 +123,7 @@ class EfficientUNet(nn.Module):
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
         h = (h + skips.pop()) * RSQRT2
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        return conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+        if config.input_skip:
+            answer = InputSkip(name="input_skip")(answer, z, embedding)
+        return answer

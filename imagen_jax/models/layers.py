@@ -116,6 +116,22 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
+class InputSkip(nn.Module):
+    """Adds the pictures that the network was given to what it answers, each with a learned gain.
+
+    The gains `[B, 1 or 2]` depend on the noise levels and the text, and start at zero. Differs from
+    Imagen, which has nothing like it.
+    """
+
+    @nn.compact
+    def __call__(self, answer: Array, inputs: Array, embedding: Array) -> Array:
+        """`answer` `[B, H, W, C]` f32, `inputs` `[B, H, W, n C]`, `embedding` `[B, E]` f32."""
+        b, height, width, channels = answer.shape
+        inputs = inputs.astype(jnp.float32).reshape(b, height, width, -1, channels)
+        gains = dense(inputs.shape[3], FLOAT32, "gains", zero=True)(nn.swish(embedding))
+        return answer + jnp.einsum("bhwnc,bn->bhwc", inputs, gains)
+
+
 class ResBlock(nn.Module):
     """Residual block with scale-shift norm, after ADM (App. F.1) or Fig. A.27.
 

@@ -10,7 +10,15 @@ from flax import linen as nn
 from imagen_jax.config import ModelConfig
 from imagen_jax.models.attention import attend
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
-from imagen_jax.models.layers import FLOAT32, GroupNorm, ResBlock, conv3x3, fold, run_stacked
+from imagen_jax.models.layers import (
+    FLOAT32,
+    GroupNorm,
+    InputSkip,
+    ResBlock,
+    conv3x3,
+    fold,
+    run_stacked,
+)
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
@@ -233,4 +241,7 @@ class UNet(nn.Module):
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        return conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+        if config.input_skip:
+            answer = InputSkip(name="input_skip")(answer, z, embedding)
+        return answer

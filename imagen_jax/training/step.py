@@ -113,7 +113,7 @@ def make_loss_of_draws(stage: StageConfig, model: nn.Module) -> Callable[..., tu
             aug_level=draws.aug_level,
             dropout_key=dropout_key if stage.model.dropout else None,
         )
-        per_example = losses.loss_per_example(prediction, x, draws.eps, z, logsnr, stage.diffusion)
+        per_example = losses.loss_per_example(prediction, x, draws.eps, logsnr, stage.diffusion)
         return per_example, logsnr
 
     return loss

@@ -25,8 +25,7 @@ def make_config(kind, weighting):
 
 def compute_loss(prediction, x, eps, logsnr, config):
     x, eps, logsnr = jnp.asarray(x), jnp.asarray(eps), jnp.asarray(logsnr, jnp.float32)
-    z = process.diffuse(x, eps, logsnr)
-    return losses.loss_per_example(jnp.asarray(prediction), x, eps, z, logsnr, config)
+    return losses.loss_per_example(jnp.asarray(prediction), x, eps, logsnr, config)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -129,6 +129,39 @@ def test_patches_spare_the_full_resolution(kind):
         jax.eval_shape(lambda params: predict(params, 18), params)
 
 
+@pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
+def test_input_skip_adds_the_inputs_with_gains_of_the_noise_level(kind):
+    config = ModelConfig(
+        kind=kind, channels=(8, 8), num_res_blocks=(1, 1), strides=(1, 2),
+        self_attention=(False,) * 2, text_attention=("none",) * 2, head_dim=8, patch_size=2,
+        input_skip=True,
+    )  # fmt: skip
+    model = build_model(config, resolution=8, low_res=True, text_dim=4)
+    params = init_params(model, jax.random.key(0))
+    z, low_res = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 3))
+    text = TextCond(jnp.zeros((2, 2, 4)), jnp.ones((2, 2), bool))
+
+    def predict(params, logsnr):
+        features = project_text(model, params, text)
+        levels = {"low_res": low_res, "aug_level": jnp.array([0.1, 0.2])}
+        return apply_model(model, params, z, jnp.asarray(logsnr), features, **levels)
+
+    # The head starts at zero too: what is left is the skip alone.
+    np.testing.assert_array_equal(predict(params, [0.0, 3.0]), 0.0)
+    bias = jnp.array([0.5, -2.0])  # of the noisy picture, of the condition
+    params["input_skip"]["gains"]["bias"] = bias
+    expected = 0.5 * np.asarray(z) - 2.0 * np.asarray(low_res)
+    np.testing.assert_allclose(predict(params, [0.0, 3.0]), expected, atol=1e-6)  # two products
+    kernel = params["input_skip"]["gains"]["kernel"]
+    params["input_skip"]["gains"]["kernel"] = jnp.ones_like(kernel)
+    gains = predict(params, [0.0, 3.0]) - expected  # (a, a) times the inputs, a of the example
+    ratio = np.asarray(gains) / np.asarray(z + low_res)
+    first, second = np.median(ratio[0]), np.median(ratio[1])
+    assert abs(first - second) > 1e-3
+    scale = np.array([first, second])[:, None, None, None]
+    np.testing.assert_allclose(gains, scale * np.asarray(z + low_res), atol=1e-4)
+
+
 def behind_a_zero_kernel(path: str) -> bool:
     """Whether a parameter reaches the output only through a kernel that starts at zero."""
     parts = path.split("/")

@@ -1,7 +1,9 @@
 """Learning rates at given steps; clipping; what Adafactor's parameter scale does."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from imagen_jax.config import TrainConfig
@@ -53,3 +55,66 @@ def test_adafactor_moves_a_zero_kernel_by_the_rate_only_without_parameter_scale(
     update = first_update(config, params, grads)
     # Its first step has unit RMS; the parameter scale multiplies it by max(RMS(0), 1e-3).
     np.testing.assert_allclose(np.abs(update["a"]), size, rtol=1e-3)
+
+
+def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
+    keys = jax.random.split(jax.random.key(0), 4)
+    grads = {
+        "conv": {"kernel": jax.random.normal(keys[0], (3, 3, 8, 16)), "bias": jnp.ones(16)},
+        "down_0": {"blocks": {"conv_1": {"kernel": jax.random.normal(keys[1], (2, 3, 3, 8, 8))}}},
+        "text": {"up_0_blocks": {"key": {"kernel": jax.random.normal(keys[2], (2, 32, 8))}}},
+        "head": {"kernel": jax.random.normal(keys[3], (3, 3, 8, 12))},
+    }
+    params = jax.tree.map(jnp.zeros_like, grads)
+    config = TrainConfig(
+        optimizer="muon", learning_rate=1e-3, warmup_steps=0, lr_decay="constant", clip_norm=1e9
+    )
+    update = first_update(config, params, grads)
+
+    def singular_values(kernel):
+        matrix = np.asarray(kernel).reshape(-1, kernel.shape[-1])
+        return np.linalg.svd(matrix, compute_uv=False)
+
+    # The first update is the orthogonal factor of the gradient; five Newton-Schulz iterations with
+    # the usual coefficients bring its singular values into [0.7, 1.2]. The rate is 0.02, times
+    # sqrt(outputs / inputs) where there are more outputs.
+    matrices = [update["conv"]["kernel"]]
+    matrices += list(update["down_0"]["blocks"]["conv_1"]["kernel"])  # each layer by itself
+    matrices += list(update["text"]["up_0_blocks"]["key"]["kernel"])
+    for matrix in matrices:
+        assert singular_values(matrix).min() > 0.65 * 0.02
+        assert singular_values(matrix).max() < 1.25 * 0.02
+    u, _, vt = np.linalg.svd(np.asarray(grads["conv"]["kernel"]).reshape(72, 16), False)
+    direction = -np.asarray(update["conv"]["kernel"]).reshape(72, 16)
+    alignment = np.sum(direction * (u @ vt)) / np.linalg.norm(direction) / np.sqrt(16)
+    assert alignment > 0.98
+    # Optax gives the rest to Adam with Nesterov's momentum, as Muon's own is.
+    nadam = optax.nadam(1e-3, b2=config.adam_b2)
+    expected, _ = nadam.update(grads, nadam.init(params), params)
+    np.testing.assert_allclose(update["conv"]["bias"], expected["conv"]["bias"], rtol=1e-5)
+    np.testing.assert_allclose(update["head"]["kernel"], expected["head"]["kernel"], rtol=1e-5)
+
+
+def test_muons_rate_warms_up_and_decays_with_the_other():
+    config = TrainConfig(
+        optimizer="muon", learning_rate=1e-3, warmup_steps=4, num_steps=8, clip_norm=1e9
+    )
+    optimizer = make_optimizer(config)
+    params = {"a": {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}}
+    grads = {"a": {"kernel": jnp.eye(4), "bias": jnp.ones(4)}}
+    state, sizes = optimizer.init(params), []
+    for _ in range(9):
+        updates, state = optimizer.update(grads, state, params)
+        sizes.append([float(jnp.abs(updates["a"][name]).max()) for name in ("kernel", "bias")])
+    sizes = np.array(sizes)
+    # The same gradient each time: its orthogonal factor stays, only the rate changes.
+    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0]
+    np.testing.assert_allclose(sizes[:, 0] / sizes[3, 0], expected, rtol=1e-3, atol=1e-6)
+    # Adam's Nesterov momentum adds its own factor, which does not depend on the rate.
+    nadam, nadam_sizes = optax.nadam(1.0, b2=config.adam_b2), []
+    nadam_state = nadam.init(params)
+    for _ in range(9):
+        updates, nadam_state = nadam.update(grads, nadam_state, params)
+        nadam_sizes.append(float(jnp.abs(updates["a"]["bias"]).max()))
+    ratio = sizes[:, 1] / np.array(nadam_sizes)
+    np.testing.assert_allclose(ratio / 1e-3, expected, rtol=1e-3, atol=1e-6)

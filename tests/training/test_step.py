@@ -107,6 +107,25 @@ def test_five_steps_are_the_same_on_every_mesh(name, on_one_device):
         )
 
 
+@pytest.mark.slow
+def test_five_steps_of_muon_are_the_same_on_a_mesh():
+    # Muon reads kernels as matrices over axes that are sharded here.
+    stage = tiny_stage(optimizer="muon")
+    expected_losses, expected, _ = run_steps(stage, MeshConfig(), 1)
+    losses, state, _ = run_steps(stage, MESHES["2x2x2"], 8)
+    # Five Newton-Schulz iterations amplify what rounding leaves in flat directions 500 times.
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
+    for (path, want), have in zip(
+        jax.tree_util.tree_leaves_with_path(expected.ema_params),
+        jax.tree.leaves(state.ema_params),
+        strict=True,
+    ):
+        # A twentieth of what five steps of 0.02 can do to one weight.
+        np.testing.assert_allclose(
+            np.asarray(have), np.asarray(want), atol=5e-3, err_msg=jax.tree_util.keystr(path)
+        )
+
+
 def test_fsdp_shards_parameters_ema_and_optimizer_alike():
     stage = tiny_stage()
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))

@@ -1,0 +1,43 @@
+"""The sweep runs, keeps what it drew, and its figures follow the guidance weight."""
+
+import json
+
+import pytest
+
+from benchmarks import guidance_sweep
+
+pytestmark = pytest.mark.slow
+
+
+def test_sweep_writes_figures_and_goes_on_where_it_was(tmp_path, capsys):
+    pytest.importorskip("matplotlib")  # CI installs it for the slow tests
+    arguments = [f"--out={tmp_path}", "--num_prompts=5", "--guidance_weights=1,9"]
+    assert guidance_sweep.main(arguments) == 0
+    assert (tmp_path / "sweep_base.png").stat().st_size > 10_000
+    sweep = json.loads((tmp_path / "sweep.json").read_text())
+    cells = {(c["threshold"], c["guidance_weight"]): c["stages"]["base"] for c in sweep["cells"]}
+    assert set(cells) == {(t, w) for t in ("none", "static", "dynamic") for w in (1.0, 9.0)}
+    # Without thresholding, guidance drives pixels out of range; that is what it is for.
+    assert cells["none", 9.0]["clipped pixels"] > cells["none", 1.0]["clipped pixels"]
+
+    pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    pictures.pop(tmp_path / "sweep_base.png")
+    assert guidance_sweep.main(arguments) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in pictures.items())
+    assert json.loads((tmp_path / "sweep.json").read_text()) == sweep
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--guidance_weights=1,two"], "is not a list of numbers"),
+        (["--num_prompts=2"], "too few"),
+        (["--workdir=nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_arguments_are_one_message(tmp_path, capsys, arguments, message):
+    try:
+        status = guidance_sweep.main([f"--out={tmp_path}", *arguments])
+    except SystemExit as error:  # argparse's own
+        status = error.code
+    assert status == 2 and message in capsys.readouterr().err
