@@ -8,8 +8,9 @@ import functools
 import gc
 import json
 import logging
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -55,6 +56,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         logging.getLogger("absl").addFilter(_told_elsewhere)
+        sys.excepthook = _without_late_writers(sys.excepthook)
         return ocp.training.Checkpointer(
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
@@ -156,6 +158,20 @@ def _checksum(metadata: dict[str, Any]) -> int:
 def _told_elsewhere(record: logging.LogRecord) -> bool:
     """Drops the tracebacks of Orbax's threads: `save` and `close` raise the same error."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _without_late_writers(hook: Callable[..., None]) -> Callable[..., None]:
+    """The `sys.excepthook`, silent about files that fail after the save they belong to has failed.
+
+    Orbax gives up at the first and closes its event loop; TensorStore then has nobody to tell of
+    the others, and prints a traceback for each.
+    """
+
+    def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    return filtered
 
 
 @contextlib.contextmanager
