@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import graphs
-from benchmarks.flops import matrix_flops
+from imagen_jax.training.flops import matrix_flops
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model
