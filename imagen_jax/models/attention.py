@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imagen_jax.models.batch_axis import over_batch
 from imagen_jax.models.layers import GroupNorm, dense
 from imagen_jax.types import Array
 
@@ -78,7 +79,7 @@ class ImageAttention(nn.Module):
         # Zero at first: the layer starts as the identity (ADM).
         h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
-        return x + h.reshape(x.shape)
+        return over_batch(x + h.reshape(x.shape))
 
 
 def attend(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imagen_jax.models.batch_axis import Conv, Dense, over_batch
 from imagen_jax.models.initialization import fan_in_std
 from imagen_jax.types import Array
 
@@ -20,18 +21,18 @@ RSQRT2 = 1.0 / math.sqrt(2.0)
 
 def conv3x3(
     features: int, dtype: jnp.dtype, name: str, *, stride: int = 1, zero: bool = False
-) -> nn.Conv:
+) -> Conv:
     """A 3x3 convolution with `SAME` padding; `zero` starts it at zero."""
     init = nn.initializers.zeros if zero else fan_in_std
-    return nn.Conv(
+    return Conv(
         features, (3, 3), strides=(stride, stride), dtype=dtype, kernel_init=init, name=name
     )
 
 
-def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> nn.Dense:
+def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> Dense:
     """A linear map of the last axis; `zero` starts it at zero."""
     init = nn.initializers.zeros if zero else fan_in_std
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
 def num_groups(channels: int) -> int:
@@ -73,7 +74,8 @@ class GroupNorm(nn.Module):
         variance = jnp.maximum(square - mean * mean, 0.0)
         gain = jax.lax.rsqrt(variance + NORM_EPS) * gamma
         offset = beta - mean * gain
-        return (x32 * gain[:, None, None, :] + offset[:, None, None, :]).astype(self.dtype)
+        h = x32 * gain[:, None, None, :] + offset[:, None, None, :]
+        return over_batch(h.astype(self.dtype))
 
 
 def upsample_nearest(x: Array) -> Array:
@@ -169,7 +171,7 @@ class ResBlock(nn.Module):
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
             x = dense(self.width, self.dtype, "shortcut")(x)
-        return (x + h) * RSQRT2 if self.scaled else x + h
+        return over_batch((x + h) * RSQRT2 if self.scaled else x + h)
 
 
 def fold(key: Array | None, index: int | Array) -> Array | None:
