@@ -6,7 +6,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import math
-import os
 import re
 
 import jax
@@ -209,22 +208,6 @@ def _local() -> Topology:
     nodes = len({device.process_index for device in devices})
     shape = (len(devices) // nodes,)
     return Topology(name=LOCAL, chip=chip, version="", shape=shape, num_slices=nodes)
-
-
-def prepare_environment(topology: str) -> None:
-    """Keeps JAX away from accelerators that it would look for; call before it is imported.
-
-    Planning for TPUs only needs their compiler, which must not try to open a device.
-    """
-    if topology == LOCAL:
-        return
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    # Else it tells what it did not find on this machine.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
 
 def compiler_version(topology: Topology) -> str:
