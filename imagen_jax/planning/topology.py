@@ -39,10 +39,10 @@ class Chip:
 
 
 # Peaks and bandwidths: https://cloud.google.com/tpu/docs, the page of each version. A link carries
-# the chip's "bidirectional inter-chip interconnect bandwidth" over two directions and its ports (6
-# in v4 and v5p, 4 in v5e and v6e). `hbm` is what the compiler states when a program does not fit:
-# the memory less what it reserves. Network cards: 2 x 100 Gbps for 8 chips (v5e's page), 200 Gbps
-# for 4 chips (v4, v5p) and 4 x 200 Gbps for 8 chips (v6e, the multislice pages).
+# in one direction the chip's "bidirectional inter-chip interconnect bandwidth" over two directions
+# and its ports (6 in v4 and v5p, 4 in v5e and v6e). `hbm` is what the compiler states as available
+# when a program does not fit. The network card of v5e's hosts is documented (2 x 100 Gbps for 8
+# chips); 200 Gbps for 4 chips are assumed for the others.
 TPUS = {
     "v4": Chip(
         kind="TPU v4",
@@ -74,7 +74,7 @@ TPUS = {
         bf16_flops=918e12,
         hbm_bandwidth=1638e9,
         ici_link=100e9,
-        dcn_bandwidth=12.5e9,
+        dcn_bandwidth=6.25e9,
     ),
 }
 # A slice has the links that close a ring along an axis where that axis is this long (a cube of 64
