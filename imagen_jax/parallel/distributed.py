@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,9 @@ def initialize(
         )
     if not detect:
         _check(given, missing)
+    # JAX ends a process whose peers are dead with a message and SIGABRT; the Python traces that
+    # absl adds to that would bury it.
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
     # Its handler of SIGTERM would take the place of ours, see training/interrupt.py.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the cluster" if detect else f"--coordinator={coordinator}"
