@@ -68,9 +68,9 @@ def train(config: CascadeConfig, stages: list[str], stop: StopSignal) -> signal.
     from imagen_jax.sampling import artefact
     from imagen_jax.text.encoder import load_encoder
     from imagen_jax.training.loop import train_stage
+    from imagen_jax.training.state import state_bytes
 
     setup_jax()
-    mesh = make_mesh(config.mesh)
     encoder = load_encoder(config.text)
     weights = None
     if INIT_FROM.value is not None:
@@ -88,7 +88,7 @@ def train(config: CascadeConfig, stages: list[str], stop: StopSignal) -> signal.
                 name,
                 epath.Path(WORKDIR.value or "."),
                 encoder,
-                mesh,
+                make_mesh(config.mesh, state_bytes=state_bytes(config.stages[name], encoder.dim)),
                 stop,
                 init_from=weights,
                 dry_run=DRY_RUN.value,

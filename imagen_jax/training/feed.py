@@ -18,10 +18,15 @@ from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import Array, Batch, TextCond
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, name: str) -> None:
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh, name: str) -> None:
     """Raises UserError unless the batch divides over the mesh and the processes."""
     shards, processes = batch_shards(mesh), jax.process_count()
-    for parts, what in ((shards, "mesh's data x fsdp shards"), (processes, "processes")):
+    parts_of = {"mesh's data x fsdp shards": shards, "processes": processes}
+    if accumulate > 1:
+        parts_of[f"mesh's data x fsdp shards times train.accumulate={accumulate}"] = (
+            shards * accumulate
+        )
+    for what, parts in parts_of.items():
         if batch_size % parts:
             near = max(parts, batch_size // parts * parts)
             raise UserError(
