@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import graphs
-from benchmarks.flops import matrix_flops
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.sampling.stage import make_settings, picture_keys, sampler_program
+from imagen_jax.training.flops import matrix_flops
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state
 from imagen_jax.training.step import make_train_step

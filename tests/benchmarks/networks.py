@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from benchmarks.flops import matrix_flops
 from imagen_jax.config import ModelConfig, StageConfig, TrainConfig
 from imagen_jax.models import apply_model, init_params, project_text
+from imagen_jax.training.flops import matrix_flops
 from imagen_jax.types import TextCond
 
 TEXT_LENGTH, TEXT_DIM = 6, 16

@@ -25,7 +25,13 @@ ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
 # Seconds that no process needs, on a machine that is busy with other things.
 TIMEOUT = 900
-TIMING = ("images_per_second", "data_wait_share")
+TIMING = (
+    "images_per_second",
+    "data_wait_share",
+    "goodput",
+    "model_flops_per_second_per_device",
+    "mfu",
+)
 
 
 def start(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.flops import matrix_flops
+from imagen_jax.training.flops import matrix_flops
 
 
 def convolution(x, w, stride=1, groups=1):
