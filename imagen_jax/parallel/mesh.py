@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
@@ -74,7 +74,12 @@ def make_mesh(
             f"config.mesh.data, fsdp and tensor so that their product is the number of devices"
         )
     if islands == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        try:
+            layout = create_device_mesh(sizes, devices)
+        except NotImplementedError:
+            # An axis that is not the product of sides of the torus, such as 2 on 4x4x8.
+            layout = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(np.asarray(layout), AXES, axis_types=(AxisType.Auto,) * 3)
     if sizes[0] % islands:
         raise UserError(
             f"mesh {_describe(sizes)} would cut fsdp or tensor across the slow network between "
@@ -85,6 +90,7 @@ def make_mesh(
         (islands, 1, 1),
         devices,
         process_is_granule=not _in_slices(devices),
+        allow_split_physical_axes=True,
     )
     return Mesh(np.asarray(layout), AXES, axis_types=(AxisType.Auto,) * 3)
 
