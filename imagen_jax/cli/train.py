@@ -126,10 +126,10 @@ def train(
     from imagen_jax.sampling import artefact
     from imagen_jax.text.encoder import load_encoder
     from imagen_jax.training.loop import train_stage
+    from imagen_jax.training.state import state_bytes
 
     setup_jax()
     check_same_command(config, stages)
-    mesh = make_mesh(config.mesh)
     encoder = load_encoder(config.text)
     weights = None
     if INIT_FROM.value is not None:
@@ -141,12 +141,13 @@ def train(
                 f"it has {', '.join(weights.stages)} (choose one with --stage)"
             )
     for name in stages:
+        size = state_bytes(config.stages[name], encoder.dim)
         received = train_stage(
             config,
             name,
             epath.Path(WORKDIR.value or "."),
             encoder,
-            mesh,
+            make_mesh(config.mesh, state_bytes=size),
             stop,
             init_from=weights,
             profile_steps=profile_steps,

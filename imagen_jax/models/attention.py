@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.models.layers import GroupNorm, dense
+from imagen_jax.models.layers import GroupNorm, dear, dense
+from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array
 
 # A finite number: a row without any valid key gives a mean of the values, not NaN.
@@ -60,7 +61,7 @@ class ImageAttention(nn.Module):
         h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, c)
 
         def project(name: str) -> Array:
-            return dense(self.width, self.dtype, name)(h).reshape(heads)
+            return keep_rows(dense(self.width, self.dtype, name)(h).reshape(heads))
 
         q, k, v, mask = project("query"), None, None, None
         if self.see_image:
@@ -74,9 +75,9 @@ class ImageAttention(nn.Module):
                 mask = jnp.concatenate([pixels, mask], axis=1)
             else:
                 k, v = text_k, text_v
-        h = attention(q, k, v, mask).reshape(b, height * width, self.width)
+        h = dear(attention(q, k, v, mask)).reshape(b, height * width, self.width)
         # Zero at first: the layer starts as the identity (ADM).
-        h = dense(c, self.dtype, "out", zero=True)(h)
+        h = keep_rows(dense(c, self.dtype, "out", zero=True)(h))
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
         return x + h.reshape(x.shape)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from imagen_jax.models.attention import attention
 from imagen_jax.models.initialization import fan_in_std, fan_in_std_stacked
 from imagen_jax.models.layers import FLOAT32, NORM_EPS, dense
+from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array, TextCond
 
 POOL_HEAD_DIM = 64
@@ -98,11 +99,12 @@ class AttentionPool(nn.Module):
         mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
 
         def project(x: Array, name: str) -> Array:
-            h = dense(self.width, FLOAT32, name)(x)
+            h = keep_rows(dense(self.width, FLOAT32, name)(x))
             return h.reshape(b, -1, self.width // head_dim, head_dim)
 
         q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
-        return dense(self.width, FLOAT32, "out")(attention(q, k, v, mask).reshape(b, self.width))
+        pooled = attention(q, k, v, mask).reshape(b, self.width)
+        return keep_rows(dense(self.width, FLOAT32, "out")(pooled))
 
 
 class TextProjection(nn.Module):

@@ -12,13 +12,16 @@ from imagen_jax.models.attention import attend
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
 from imagen_jax.models.layers import (
     FLOAT32,
+    POLICIES,
     GroupNorm,
     InputSkip,
     ResBlock,
     conv3x3,
     fold,
+    remat_of,
     run_stacked,
 )
+from imagen_jax.models.rows import keep_rows
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
@@ -123,8 +126,10 @@ class UNetLevel(nn.Module):
     ) -> tuple[Array, list[Array]]:
         """Returns the output of the last block and the outputs of all, one per entry of `skips`."""
         config, outputs = self.config, []
-        scan = config.scan_blocks
-        block_class = nn.remat(UNetBlock) if scan else UNetBlock
+        remat = remat_of(config, self.level)
+        block_class = UNetBlock
+        if remat != "none":
+            block_class = nn.remat(UNetBlock, policy=POLICIES[remat])
         arguments = {"config": config, "level": self.level, "dtype": self.dtype}
         for number, (group, count) in enumerate(self.groups):
             group_skips, skips = skips[:count], skips[count:]
@@ -152,7 +157,9 @@ class UNetLevel(nn.Module):
 
             texts = [None if keys is None else (keys[i], values[i]) for i in range(count)]
             inputs = list(zip(group_skips, texts, strict=True))
-            h, group_outputs = run_stacked(self, group, body, init, h, inputs, scan=scan)
+            h, group_outputs = run_stacked(
+                self, group, body, init, h, inputs, scan=config.scan_blocks, remat=remat
+            )
             outputs += group_outputs
         return h, outputs
 
@@ -225,7 +232,7 @@ class UNet(nn.Module):
             return ResBlock(widths[i], dtype, config.dropout, resample=kind, name=name)
 
         keys = iter([fold(dropout_key, i) for i in range(4 * len(widths))])
-        h = conv3x3(widths[0], dtype, "stem")(z.astype(dtype))
+        h = keep_rows(conv3x3(widths[0], dtype, "stem")(z.astype(dtype)))
         skips = [h]
         for i in range(len(widths)):
             no_skips = [None] * config.num_res_blocks[i]
@@ -241,7 +248,7 @@ class UNet(nn.Module):
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+        answer = keep_rows(conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h))
         if config.input_skip:
             answer = InputSkip(name="input_skip")(answer, z, embedding)
         return answer

@@ -18,13 +18,15 @@ from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import Batch, TextCond
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raises UserError unless the batch divides over the mesh."""
-    shards = batch_shards(mesh)
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh, name: str) -> None:
+    """Raises UserError unless each part of the batch divides over the mesh."""
+    shards, what = batch_shards(mesh), "mesh's data x fsdp shards"
+    if accumulate > 1:
+        shards, what = shards * accumulate, f"{what} times train.accumulate={accumulate}"
     if batch_size % shards:
         near = max(shards, batch_size // shards * shards)
         raise UserError(
-            f"{name}={batch_size} does not divide over the {shards} mesh's data x fsdp shards; "
+            f"{name}={batch_size} does not divide over the {shards} {what}; "
             f"set it to a multiple of {shards}, for example {near}"
         )
 

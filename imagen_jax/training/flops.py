@@ -61,7 +61,7 @@ def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -
       text_dim: D of the text encoder.
       text_length: tokens of a caption, padding included.
     """
-    plain = dataclasses.replace(stage.model, scan_blocks=False)
+    plain = dataclasses.replace(stage.model, scan_blocks=False, remat=())
     model = build_model(
         plain,
         resolution=stage.resolution,

@@ -91,7 +91,8 @@ def train_stage(
             print(line, flush=True)
 
     # --- model, optimizer, abstract state -----------------------------------------------------
-    feed.check_batch_size(train.batch_size, mesh, f"config.stages.{name}.train.batch_size")
+    setting = f"config.stages.{name}.train.batch_size"
+    feed.check_batch_size(train.batch_size, train.accumulate, mesh, setting)
     encoder = feed.replicate_encoder(encoder, mesh)
     model = build_model(
         stage.model,
@@ -110,6 +111,7 @@ def train_stage(
 
     directory = workdir / name
     with contextlib.ExitStack() as resources:
+        resources.enter_context(jax.set_mesh(mesh))
         if not dry_run:
             resources.enter_context(explain_full_disk(directory))
         starting = resources.enter_context(contextlib.ExitStack())
@@ -319,7 +321,8 @@ def compile_step(
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
     )
-    lowered = jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key)
+    with jax.set_mesh(mesh):  # see models/rows.py
+        lowered = jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key)
     return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
 
 
