@@ -86,6 +86,12 @@ class RunLog:
 
         self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
+    def sync(self) -> None:
+        """With a checkpoint: from now on lines before it will not be written again."""
+        if self._mirror is not None:
+            self._board.flush()
+            self._mirror.upload()
+
     def close(self) -> None:
         """Closes both."""
         try:
@@ -159,8 +165,11 @@ class _EventFile:
         self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
         # It waits for the disk.
         if time.monotonic() > self._flushed + FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         self._file.close()

@@ -156,6 +156,8 @@ class Outputs:
         self._checkpoints.save(saved.step, saved.state, info)
         export_ema(self._directory, self._config, self._name, self._encoder, self._mesh, saved)
         self.saved_step = saved.step
+        if self._is_main:
+            self._log.sync()
 
     def close(self) -> None:
         """Closes the files."""
