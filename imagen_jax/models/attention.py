@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imagen_jax.models.batch_axis import over_batch
 from imagen_jax.models.layers import GroupNorm, dear, dense
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array
 
 # A finite number: a row without any valid key gives a mean of the values, not NaN.
@@ -61,7 +61,7 @@ class ImageAttention(nn.Module):
         h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, c)
 
         def project(name: str) -> Array:
-            return keep_rows(dense(self.width, self.dtype, name)(h).reshape(heads))
+            return dense(self.width, self.dtype, name)(h).reshape(heads)
 
         q, k, v, mask = project("query"), None, None, None
         if self.see_image:
@@ -77,9 +77,9 @@ class ImageAttention(nn.Module):
                 k, v = text_k, text_v
         h = dear(attention(q, k, v, mask)).reshape(b, height * width, self.width)
         # Zero at first: the layer starts as the identity (ADM).
-        h = keep_rows(dense(c, self.dtype, "out", zero=True)(h))
+        h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
-        return x + h.reshape(x.shape)
+        return over_batch(x + h.reshape(x.shape))
 
 
 def attend(

@@ -20,7 +20,6 @@ from imagen_jax.models.layers import (
     run_stacked,
     upsample_nearest,
 )
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
@@ -109,11 +108,11 @@ class EfficientUNet(nn.Module):
             embedding = embedding + embed_aug(aug_level)
             z = jnp.concatenate([z, low_res], axis=-1)
 
-        h = keep_rows(conv3x3(stem_width, dtype, "stem")(z.astype(dtype)))
+        h = conv3x3(stem_width, dtype, "stem")(z.astype(dtype))
         skips = [h]
         for i, width in enumerate(widths):
             stride = config.strides[i]
-            h = keep_rows(conv3x3(width, dtype, f"down_{i}_resample", stride=stride)(h))
+            h = conv3x3(width, dtype, f"down_{i}_resample", stride=stride)(h)
             level = EfficientLevel(config, i, dtype, name=f"down_{i}")
             h = level(h, embedding, features, fold(dropout_key, 2 * i))
             skips.append(h)
@@ -126,10 +125,9 @@ class EfficientUNet(nn.Module):
             if config.strides[i] == 2:
                 h = upsample_nearest(h)
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
-            h = keep_rows(h)
         h = (h + skips.pop()) * RSQRT2
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        answer = keep_rows(conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h))
+        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
         if config.input_skip:
             answer = InputSkip(name="input_skip")(answer, z, embedding)
         return answer

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.layers import FLOAT32, dense
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array
 
 LOGSNR_LIMIT = 20.0
@@ -47,5 +46,5 @@ class LevelEmbedding(nn.Module):
     @nn.compact
     def __call__(self, level: Array) -> Array:
         h = sinusoid(1000.0 * level.astype(jnp.float32), self.width)
-        h = keep_rows(dense(self.embed_dim, FLOAT32, "dense_1")(h))
-        return keep_rows(dense(self.embed_dim, FLOAT32, "dense_2")(nn.swish(h)))
+        h = dense(self.embed_dim, FLOAT32, "dense_1")(h)
+        return dense(self.embed_dim, FLOAT32, "dense_2")(nn.swish(h))

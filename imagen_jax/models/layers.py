@@ -12,8 +12,8 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from imagen_jax.config import ModelConfig
+from imagen_jax.models.batch_axis import Conv, Dense, over_batch
 from imagen_jax.models.initialization import fan_in_std
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array
 
 NORM_EPS = 1e-5
@@ -30,8 +30,8 @@ POLICIES = {
 
 
 def dear(x: Array) -> Array:
-    """Marks the result of a convolution or of attention, `[B, ...]`: its rows stay in place."""
-    return checkpoint_name(keep_rows(x), DEAR)
+    """Marks the result of a convolution or of attention."""
+    return checkpoint_name(x, DEAR)
 
 
 def remat_of(config: ModelConfig, level: int) -> str:
@@ -41,18 +41,18 @@ def remat_of(config: ModelConfig, level: int) -> str:
 
 def conv3x3(
     features: int, dtype: jnp.dtype, name: str, *, stride: int = 1, zero: bool = False
-) -> nn.Conv:
+) -> Conv:
     """A 3x3 convolution with `SAME` padding; `zero` starts it at zero."""
     init = nn.initializers.zeros if zero else fan_in_std
-    return nn.Conv(
+    return Conv(
         features, (3, 3), strides=(stride, stride), dtype=dtype, kernel_init=init, name=name
     )
 
 
-def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> nn.Dense:
+def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> Dense:
     """A linear map of the last axis; `zero` starts it at zero."""
     init = nn.initializers.zeros if zero else fan_in_std
-    return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
 
 def num_groups(channels: int) -> int:
@@ -180,7 +180,7 @@ class ResBlock(nn.Module):
         resample = _RESAMPLE[self.resample]
         h = resample(nn.swish(GroupNorm(self.dtype, name="norm_1")(x)))
         h = dear(conv3x3(self.width, self.dtype, "conv_1")(h))
-        modulation = keep_rows(dense(2 * self.width, self.dtype, "embedding")(nn.swish(embedding)))
+        modulation = dense(2 * self.width, self.dtype, "embedding")(nn.swish(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
@@ -190,7 +190,7 @@ class ResBlock(nn.Module):
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
             x = dear(dense(self.width, self.dtype, "shortcut")(x))
-        return (x + h) * RSQRT2 if self.scaled else x + h
+        return over_batch((x + h) * RSQRT2 if self.scaled else x + h)
 
 
 def fold(key: Array | None, index: int | Array) -> Array | None:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.attention import attention
+from imagen_jax.models.batch_axis import over_batch
 from imagen_jax.models.initialization import fan_in_std, fan_in_std_stacked
 from imagen_jax.models.layers import FLOAT32, NORM_EPS, dense
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.types import Array, TextCond
 
 POOL_HEAD_DIM = 64
@@ -65,9 +65,11 @@ class _Heads(nn.Module):
         kernel = self.param("kernel", init, (*stack, x.shape[-1], layer.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
         n = "n" if stack else ""
+        x = over_batch(x)
         h = jnp.einsum(f"bld,{n}df->{n}blf", x, kernel.astype(self.dtype))
         h = h + bias.astype(self.dtype)[..., None, None, :]
-        return h.reshape(*h.shape[:-1], layer.width // layer.head_dim, layer.head_dim)
+        h = h.reshape(*h.shape[:-1], layer.width // layer.head_dim, layer.head_dim)
+        return over_batch(h, axis=len(stack))
 
 
 class _KeysValues(nn.Module):
@@ -95,16 +97,16 @@ class AttentionPool(nn.Module):
         head_dim = POOL_HEAD_DIM if self.width % POOL_HEAD_DIM == 0 else self.width
         count = jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.float32), 1.0)
         mean = jnp.sum(x * mask[..., None].astype(x.dtype), axis=1) / count[:, None]
-        x = jnp.concatenate([mean[:, None], x], axis=1)
+        x = over_batch(jnp.concatenate([mean[:, None], x], axis=1))
         mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
 
         def project(x: Array, name: str) -> Array:
-            h = keep_rows(dense(self.width, FLOAT32, name)(x))
+            h = dense(self.width, FLOAT32, name)(x)
             return h.reshape(b, -1, self.width // head_dim, head_dim)
 
         q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
-        pooled = attention(q, k, v, mask).reshape(b, self.width)
-        return keep_rows(dense(self.width, FLOAT32, "out")(pooled))
+        h = over_batch(attention(q, k, v, mask).reshape(b, self.width))
+        return dense(self.width, FLOAT32, "out")(h)
 
 
 class TextProjection(nn.Module):

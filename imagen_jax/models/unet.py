@@ -21,7 +21,6 @@ from imagen_jax.models.layers import (
     remat_of,
     run_stacked,
 )
-from imagen_jax.models.rows import keep_rows
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
@@ -232,7 +231,7 @@ class UNet(nn.Module):
             return ResBlock(widths[i], dtype, config.dropout, resample=kind, name=name)
 
         keys = iter([fold(dropout_key, i) for i in range(4 * len(widths))])
-        h = keep_rows(conv3x3(widths[0], dtype, "stem")(z.astype(dtype)))
+        h = conv3x3(widths[0], dtype, "stem")(z.astype(dtype))
         skips = [h]
         for i in range(len(widths)):
             no_skips = [None] * config.num_res_blocks[i]
@@ -248,7 +247,7 @@ class UNet(nn.Module):
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
         h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        answer = keep_rows(conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h))
+        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
         if config.input_skip:
             answer = InputSkip(name="input_skip")(answer, z, embedding)
         return answer

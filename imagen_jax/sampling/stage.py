@@ -133,12 +133,15 @@ def picture_keys(seeds: Array, stage_index: int) -> Array:
 
 
 @functools.cache
-def sampler_program() -> Callable[..., Array]:
-    """`_sample`, jitted; made at the first call, since its options depend on the device."""
+def sampler_program(device: jax.Device | None = None) -> Callable[..., Array]:
+    """`_sample`, jitted for one kind of device (default: this machine's).
+
+    Made at the first call, since its options depend on the device.
+    """
     return jax.jit(
         _sample,
         static_argnames=("model", "diffusion", "resolution"),
-        compiler_options=compiler_options(jax.devices()[0]),
+        compiler_options=compiler_options(device or jax.devices()[0]),
     )
 
 

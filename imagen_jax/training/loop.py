@@ -16,7 +16,7 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig
+from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.sources import load_source
 from imagen_jax.files import explain_full_disk
@@ -41,7 +41,7 @@ from imagen_jax.training.record import BadItems, Progress, Saved, SkippedSteps, 
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
-from imagen_jax.types import Array
+from imagen_jax.types import Array, Batch
 
 # Folded into a stage's key for its first parameters; steps fold in their number, from 0.
 INIT = 2**31 - 1
@@ -316,14 +316,28 @@ def compile_step(
 ) -> jax.stages.Compiled:
     """The train step as a program for this mesh; it cannot be recompiled by accident."""
     stage = config.stages[name]
+    batch = feed.abstract_batch(stage, encoder, mesh)
+    lowered = lower_step(stage, model, optimizer, abstract, batch, mesh, key)
+    return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
+
+
+def lower_step(
+    stage: StageConfig,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    abstract: TrainState,
+    batch: Batch,
+    mesh: Mesh,
+    key: Array,
+) -> jax.stages.Lowered:
+    """The train step before it is compiled; all arguments may be `ShapeDtypeStruct`s."""
     jitted = jax.jit(
         make_train_step(stage, model, optimizer),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
     )
-    with jax.set_mesh(mesh):  # see models/rows.py
-        lowered = jitted.lower(abstract, feed.abstract_batch(stage, encoder, mesh), key)
-    return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
+    with jax.set_mesh(mesh):  # see models/batch_axis.py
+        return jitted.lower(abstract, batch, key)
 
 
 def stage_key(config: CascadeConfig, name: str) -> jax.Array:

@@ -1,0 +1,103 @@
+"""Compiled programs that were planned before, on disk.
+
+Kept is what the compiler said and the program's text, not what is made of it: how a program is
+read and its time estimated can change without compiling anything again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+from etils import epath
+
+from imagen_jax.config import CascadeConfig, to_json_dict
+from imagen_jax.files import write_atomically
+from imagen_jax.planning.programs import Facts
+from imagen_jax.planning.topology import Topology, compiler_version
+
+PACKAGE = Path(__file__).parent.parent
+# The sources that a program is made from.
+SOURCES = (
+    "config.py",
+    "types.py",
+    "diffusion",
+    "models",
+    "parallel",
+    "planning/programs.py",
+    "sampling",
+    "training",
+)
+VERSIONS = ("jax", "jaxlib", "flax", "optax")
+
+
+def cache_directory() -> Path:
+    """`imagen_jax/plans` in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root) / "imagen_jax" / "plans"
+
+
+def plan_key(
+    program: str,
+    config: CascadeConfig,
+    name: str,
+    text_dim: int,
+    topology: Topology,
+    effort: str,
+) -> str:
+    """A hash of all that the compiled program depends on."""
+    stage = to_json_dict(config.stages[name])
+    if program == "train":
+        stage.pop("sample")
+    else:
+        stage.pop("train")
+    parts = {
+        "program": program,
+        "stage": stage,
+        "mesh": to_json_dict(config.mesh),
+        "text": [text_dim, config.text.max_length],
+        "topology": dataclasses.astuple(dataclasses.replace(topology, chip=None)),
+        "device": topology.chip.kind if topology.chip else "",
+        "effort": effort,
+        "versions": [importlib.metadata.version(package) for package in VERSIONS],
+        "compiler": compiler_version(topology),
+        "sources": sources_hash(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def sources_hash() -> str:
+    """Of the files of the package that decide what a program is."""
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        path = PACKAGE / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(PACKAGE).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def load(key: str) -> tuple[Facts, str] | None:
+    """What `store` kept, or None."""
+    directory = cache_directory()
+    try:
+        facts = json.loads((directory / f"{key}.json").read_text())
+        text = gzip.decompress((directory / f"{key}.hlo.gz").read_bytes()).decode()
+        return Facts(**facts), text
+    except (OSError, EOFError, ValueError, TypeError):
+        return None  # not there, or not whole
+
+
+def store(key: str, facts: Facts, text: str) -> None:
+    """Keeps one program."""
+    directory = epath.Path(cache_directory())
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / f"{key}.hlo.gz", gzip.compress(text.encode(), 6, mtime=0))
+    write_atomically(
+        directory / f"{key}.json", json.dumps(dataclasses.asdict(facts), indent=1).encode()
+    )

@@ -1,0 +1,242 @@
+"""Compiles the real train step and sampler of a stage for given devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from imagen_jax.config import CascadeConfig, StageConfig
+from imagen_jax.models import build_model, init_params
+from imagen_jax.parallel.compiler import compiler_options
+from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
+from imagen_jax.parallel.sharding import tree_shardings
+from imagen_jax.planning.topology import Topology, devices_of
+from imagen_jax.sampling.stage import make_settings, sampler_program
+from imagen_jax.training import feed
+from imagen_jax.training.flops import matrix_flops
+from imagen_jax.training.loop import lower_step
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import abstract_state, state_bytes
+from imagen_jax.training.step import make_train_step
+from imagen_jax.training.summary import bytes_per_device, count_parameters
+from imagen_jax.types import TextCond
+
+TRAIN, SAMPLE = "train", "sample"
+# `exec_time_optimization_effort`: how long the compiler tries to make the program faster.
+EFFORTS = {"low": -1.0, "full": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class TextShape:
+    """All that a program sees of a text encoder: width and length of its embeddings."""
+
+    dim: int
+    max_length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of one program. Bytes are of one device.
+
+    Attributes:
+      program: "train" or "sample".
+      mesh: sizes of the mesh axes by name.
+      parameters: scalars in the network.
+      rows: pictures that one run of the program takes or makes, over all devices.
+      model_flops: operations in its matrix products and convolutions, all devices, as the network
+        is defined.
+      executed_flops: the same with what is computed twice to save memory.
+      state_bytes: train state (or weights), as numbers without padding.
+      batch_bytes: inputs beside that.
+      argument_bytes: both as they lie on the device, with padding.
+      peak_bytes: most memory held at one moment, arguments included; None if the program did not
+        fit.
+      code_bytes: the program itself.
+      too_large: "" or what the compiler said when the program did not fit.
+      needed_bytes: then: what it said would be needed, None if it did not.
+      compile_seconds: what it took.
+    """
+
+    program: str
+    mesh: dict[str, int]
+    parameters: int
+    rows: int
+    model_flops: int
+    executed_flops: int
+    state_bytes: int
+    batch_bytes: int
+    argument_bytes: int | None = None
+    peak_bytes: int | None = None
+    code_bytes: int | None = None
+    too_large: str = ""
+    needed_bytes: float | None = None
+    compile_seconds: float = 0.0
+
+
+def plan_program(
+    program: str,
+    config: CascadeConfig,
+    name: str,
+    text_dim: int,
+    topology: Topology,
+    effort: str,
+) -> tuple[Facts, str]:
+    """Compiles one program of the stage `name`.
+
+    Returns:
+      The facts and the compiled program as HLO text ("" if it did not fit).
+
+    Raises:
+      UserError: settings that do not fit each other or the devices.
+    """
+    stage = config.stages[name]
+    size = state_bytes(stage, text_dim)
+    mesh = make_mesh(config.mesh, devices_of(topology), state_bytes=size)
+    text = TextShape(dim=text_dim, max_length=config.text.max_length)
+    if program == TRAIN:
+        feed.check_batch_size(
+            stage.train.batch_size,
+            stage.train.accumulate,
+            mesh,
+            f"config.stages.{name}.train.batch_size",
+        )
+        facts, lowered = _train_step(stage, text, mesh)
+    else:
+        facts, lowered = _sampler(stage, text, mesh)
+
+    options: dict[str, Any] = compiler_options(mesh.devices.flat[0])
+    if topology.version:
+        options["exec_time_optimization_effort"] = EFFORTS[effort]
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        message = " ".join(str(error).split())
+        if "RESOURCE_EXHAUSTED" not in message:
+            raise
+        facts = dataclasses.replace(
+            facts, too_large=message[:500], needed_bytes=needed_bytes(message)
+        )
+        return _timed(facts, start), ""
+    memory = compiled.memory_analysis()
+    facts = dataclasses.replace(
+        facts,
+        argument_bytes=memory.argument_size_in_bytes,
+        peak_bytes=memory.peak_memory_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+    )
+    return _timed(facts, start), compiled.as_text()
+
+
+def needed_bytes(message: str) -> float | None:
+    """What a message of the TPU compiler says would be needed: "... (149.14G) exceeds ..."."""
+    match = re.search(r"\((\d+(?:\.\d+)?)([KMGT])\) exceeds", message) or re.search(
+        r"Used (\d+(?:\.\d+)?)([KMGT]) of", message
+    )
+    if match is None:
+        return None
+    return float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1)
+
+
+def _timed(facts: Facts, start: float) -> Facts:
+    return dataclasses.replace(facts, compile_seconds=round(time.perf_counter() - start, 1))
+
+
+def _model(stage: StageConfig, text: TextShape):
+    return build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=text.dim,
+    )
+
+
+def _unrolled(stage: StageConfig) -> StageConfig:
+    """The stage without anything computed twice, for counting."""
+    return dataclasses.replace(
+        stage, model=dataclasses.replace(stage.model, scan_blocks=False, remat=())
+    )
+
+
+def _train_step(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, Any]:
+    model, optimizer = _model(stage, text), make_optimizer(stage.train)
+    state = abstract_state(model, optimizer, mesh)
+    batch = feed.abstract_batch(stage, text, mesh)
+    key = _abstract_key(mesh)
+
+    def flops(stage: StageConfig) -> int:
+        return matrix_flops(
+            make_train_step(stage, _model(stage, text), optimizer), state, batch, key
+        )
+
+    facts = Facts(
+        program=TRAIN,
+        mesh=dict(mesh.shape),
+        parameters=count_parameters(state.params),
+        rows=stage.train.batch_size,
+        model_flops=flops(_unrolled(stage)),
+        executed_flops=flops(stage),
+        state_bytes=bytes_per_device(state),
+        batch_bytes=bytes_per_device(batch),
+    )
+    return facts, lower_step(stage, model, optimizer, state, batch, mesh, key)
+
+
+def _sampler(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, Any]:
+    """One picture on each part of the batch; the weights lie as in training."""
+    model = _model(stage, text)
+    rows, over_rows = batch_shards(mesh), batch_sharding(mesh)
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    params = _placed(shapes, tree_shardings(shapes, mesh))
+    settings = jax.eval_shape(lambda: make_settings(stage.sample))
+
+    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=over_rows)
+
+    captions = TextCond(
+        tokens=leaf((text.max_length, text.dim), jnp.float32),
+        mask=leaf((text.max_length,), jnp.bool_),
+    )
+    low = stage.low_resolution
+    inputs = (
+        captions,
+        jax.ShapeDtypeStruct((rows,), _abstract_key(mesh).dtype, sharding=over_rows),
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), settings
+        ),
+        leaf((low, low, 3), jnp.float32) if low else None,
+    )
+    static = {"model": model, "diffusion": stage.diffusion, "resolution": stage.resolution}
+    program = sampler_program(mesh.devices.flat[0])
+    flops = matrix_flops(lambda *args: program(*args, **static), params, *inputs)
+    facts = Facts(
+        program=SAMPLE,
+        mesh=dict(mesh.shape),
+        parameters=count_parameters(params),
+        rows=rows,
+        model_flops=flops,
+        executed_flops=flops,
+        state_bytes=bytes_per_device(params),
+        batch_bytes=bytes_per_device((captions, inputs[3])),
+    )
+    with jax.set_mesh(mesh):
+        return facts, program.lower(params, *inputs, **static)
+
+
+def _abstract_key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )

@@ -1,0 +1,257 @@
+"""The slices that a program can be planned for: names, chips and what is known of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import re
+
+import jax
+
+from imagen_jax.errors import UserError
+
+GIB = 2**30
+LOCAL = "local"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One chip, as its maker describes it.
+
+    Attributes:
+      kind: JAX's `device_kind`.
+      hbm: bytes of memory that a program may use.
+      bf16_flops: peak of its matrix units per second, bfloat16 in, float32 sums.
+      hbm_bandwidth: bytes/s.
+      ici_link: bytes/s that one link of the network within a slice carries in one direction.
+      dcn_bandwidth: bytes/s that a chip can send to other slices, its share of its host's network
+        card.
+    """
+
+    kind: str
+    hbm: float
+    bf16_flops: float
+    hbm_bandwidth: float
+    ici_link: float = math.inf
+    dcn_bandwidth: float = math.inf
+
+
+# Peaks and bandwidths: https://cloud.google.com/tpu/docs, the page of each version. A link carries
+# in one direction the chip's "bidirectional inter-chip interconnect bandwidth" over two directions
+# and its ports (6 in v4 and v5p, 4 in v5e and v6e). `hbm` is what the compiler states as available
+# when a program does not fit. The network card of v5e's hosts is documented (2 x 100 Gbps for 8
+# chips); 200 Gbps for 4 chips are assumed for the others.
+TPUS = {
+    "v4": Chip(
+        kind="TPU v4",
+        hbm=30.75 * GIB,
+        bf16_flops=275e12,
+        hbm_bandwidth=1228e9,
+        ici_link=50e9,
+        dcn_bandwidth=6.25e9,
+    ),
+    "v5e": Chip(
+        kind="TPU v5 lite",
+        hbm=15.75 * GIB,
+        bf16_flops=197e12,
+        hbm_bandwidth=819e9,
+        ici_link=50e9,
+        dcn_bandwidth=3.125e9,
+    ),
+    "v5p": Chip(
+        kind="TPU v5",
+        hbm=95.74 * GIB,
+        bf16_flops=459e12,
+        hbm_bandwidth=2765e9,
+        ici_link=100e9,
+        dcn_bandwidth=6.25e9,
+    ),
+    "v6e": Chip(
+        kind="TPU v6 lite",
+        hbm=31.25 * GIB,
+        bf16_flops=918e12,
+        hbm_bandwidth=1638e9,
+        ici_link=100e9,
+        dcn_bandwidth=6.25e9,
+    ),
+}
+# A slice has the links that close a ring along an axis where that axis is this long (a cube of 64
+# chips in v4 and v5p, a whole pod in v5e and v6e).
+_RING = {"v4": 4, "v5e": 16, "v5p": 4, "v6e": 16}
+_DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
+# Chips whose two cores are one device.
+_MEGACORE = ("v4", "v5p")
+
+# Data sheets: https://www.nvidia.com/en-us/data-center, dense bf16 on the SXM boards. NVLink is
+# taken per direction over the whole card.
+_GPUS = {
+    "H100": Chip(
+        kind="H100",
+        hbm=80e9,
+        bf16_flops=989e12,
+        hbm_bandwidth=3350e9,
+        ici_link=450e9,
+        dcn_bandwidth=50e9,
+    ),
+    "H200": Chip(
+        kind="H200",
+        hbm=141e9,
+        bf16_flops=989e12,
+        hbm_bandwidth=4800e9,
+        ici_link=450e9,
+        dcn_bandwidth=50e9,
+    ),
+    "A100": Chip(
+        kind="A100",
+        hbm=80e9,
+        bf16_flops=312e12,
+        hbm_bandwidth=2039e9,
+        ici_link=300e9,
+        dcn_bandwidth=25e9,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Chips and how they are joined.
+
+    Attributes:
+      name: as the user writes it.
+      chip: what each is; None if nothing is known of the local device.
+      version: of the TPU, "" for local devices.
+      shape: chips of a slice along each axis of its network.
+      num_slices: slices.
+    """
+
+    name: str
+    chip: Chip | None
+    version: str
+    shape: tuple[int, ...]
+    num_slices: int
+
+    @property
+    def num_chips(self) -> int:
+        """Chips of all slices."""
+        return math.prod(self.shape) * self.num_slices
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Whether the network is closed to a ring along each axis."""
+        if not self.version:
+            return (False,) * len(self.shape)
+        unit = _RING[self.version]
+        if self.version in _MEGACORE:  # all axes or none: only whole cubes are rewired
+            return (all(size % unit == 0 for size in self.shape),) * len(self.shape)
+        return tuple(size == unit for size in self.shape)
+
+    @property
+    def ici_bandwidth(self) -> float:
+        """Bytes/s that each chip of a slice sends when all take part in one collective.
+
+        Two links along each axis that is a ring; one along an open one, whose ends limit it.
+        """
+        if self.chip is None:
+            return math.inf
+        if not self.version:
+            return self.chip.ici_link
+        links = sum(
+            2 if ring else 1 for size, ring in zip(self.shape, self.rings, strict=True) if size > 1
+        )
+        return self.chip.ici_link * max(links, 1)
+
+
+def parse_topology(text: str) -> Topology:
+    """A `Topology` from "v5e:8x8", "v4:4x4x8", "v5e:16x16*2" (two slices) or "local".
+
+    Raises:
+      UserError: an unknown version, or a shape that does not fit it.
+    """
+    if text == LOCAL:
+        return _local()
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
+    if not match:
+        raise UserError(
+            f"--topology={text} is not understood: write a version and the chips along each axis, "
+            f"for example v5e:8x8, v4:4x4x8, v5e:16x16*2 for two slices, or local"
+        )
+    version, shape_text, slices = match.groups()
+    if version not in TPUS:
+        raise UserError(
+            f"--topology={text}: version {version} is not one of {', '.join(TPUS)} (or local)"
+        )
+    shape = tuple(map(int, shape_text.split("x")))
+    if len(shape) != _DIMENSIONS[version]:
+        example = "4x4x8" if _DIMENSIONS[version] == 3 else "8x8"
+        raise UserError(
+            f"--topology={text}: the network of {version} has {_DIMENSIONS[version]} axes, "
+            f"for example {version}:{example}"
+        )
+    num_slices = int(slices or 1)
+    if min(*shape, num_slices) < 1:
+        raise UserError(f"--topology={text}: every number must be at least 1")
+    return Topology(
+        name=text, chip=TPUS[version], version=version, shape=shape, num_slices=num_slices
+    )
+
+
+def _local() -> Topology:
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    chip = next((chip for name, chip in _GPUS.items() if name in kind), None)
+    if chip is not None:
+        # What the runtime will really give out, if it says.
+        limit = (devices[0].memory_stats() or {}).get("bytes_limit", chip.hbm)
+        chip = dataclasses.replace(chip, kind=kind, hbm=float(limit))
+    nodes = len({device.process_index for device in devices})
+    shape = (len(devices) // nodes,)
+    return Topology(name=LOCAL, chip=chip, version="", shape=shape, num_slices=nodes)
+
+
+def compiler_version(topology: Topology) -> str:
+    """Of the package that compiles for these chips.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    if not topology.version:
+        return importlib.metadata.version("jaxlib")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology={topology.name} needs the TPU compiler, which is not installed: "
+            f"pip install 'imagen-jax[aot]' (or pip install 'libtpu==0.0.42.*'; x86-64 Linux)"
+        )
+    return importlib.metadata.version("libtpu")
+
+
+def devices_of(topology: Topology) -> list[jax.Device]:
+    """The local devices, or descriptions of devices that a program can be compiled for.
+
+    Raises:
+      UserError: the compiler does not know a slice of this shape.
+    """
+    if not topology.version:
+        return list(jax.devices())
+    compiler_version(topology)
+    from jax.experimental.topologies import get_topology_desc
+
+    shape = "x".join(map(str, topology.shape))
+    options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+    if topology.version in _MEGACORE:
+        options["chip_config_name"] = "megacore"
+    if math.prod(topology.shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if any(topology.rings):
+        options["wrap"] = (*topology.rings, False)[:3]
+    try:
+        description = get_topology_desc(
+            platform="tpu", topology_name=f"{topology.version}:{shape}", **options
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})"
+        ) from error
+    return list(description.devices)
