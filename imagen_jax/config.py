@@ -47,9 +47,13 @@ class ModelConfig:
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks.
       dtype: compute dtype, "float32" or "bfloat16"; parameters are always float32.
-      scan_blocks: run equal consecutive blocks as a rematerialised scan (less memory, faster
-        compilation) instead of unrolled. The parameters and the result are the same. Not for CPUs,
-        on which the gradient of a convolution inside a loop is ten times slower.
+      remat: what the backward pass computes again instead of keeping it, one entry a level:
+        "none", "full" (everything between the inputs of two blocks) or "convs" (the norms and
+        activations; the results of convolutions and attention are kept). Empty: "full" with
+        `scan_blocks`, else "none".
+      scan_blocks: run equal consecutive blocks as a scan (faster compilation) instead of unrolled.
+        The parameters and the result are the same. Not for CPUs, on which the gradient of a
+        convolution inside a loop is ten times slower.
     """
 
     kind: str = "efficient_unet"
@@ -66,6 +70,7 @@ class ModelConfig:
     embed_dim: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
+    remat: tuple[str, ...] = ()
     scan_blocks: bool = False
 
 
@@ -97,6 +102,8 @@ class TrainConfig:
 
     Attributes:
       batch_size: images a step over all devices.
+      accumulate: parts into which the batch is cut; their gradients are computed one after the
+        other and averaged, with the result of the whole batch and the memory of a part.
       num_steps: length of the run; also the end of a cosine learning-rate decay.
       optimizer: "adam", "adafactor" or "muon" (for hidden kernels, with Adam for the rest).
       learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
@@ -118,6 +125,7 @@ class TrainConfig:
     """
 
     batch_size: int = 32
+    accumulate: int = 1
     num_steps: int = 10_000
     optimizer: str = "adam"
     learning_rate: float = 1e-4
@@ -220,10 +228,17 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each mesh axis; -1 takes what is left over."""
+    """Devices along each mesh axis; -1 takes what is left over.
+
+    Attributes:
+      data: whole copies of the state; each computes its own part of the batch.
+      fsdp: parts into which a copy of the state is cut, and the batch with it. 0: as many as it
+        takes until a part fits into a quarter of a device's memory.
+      tensor: parts into which the products of attention are cut, beside that.
+    """
 
     data: int = -1
-    fsdp: int = 1
+    fsdp: int = 0
     tensor: int = 1
 
 
@@ -372,8 +387,27 @@ def _validate_stage(path: str, stage: StageConfig) -> None:
     _choice(f"{path}.diffusion.schedule", stage.diffusion.schedule, SCHEDULES)
     _choice(f"{path}.diffusion.prediction", stage.diffusion.prediction, ("eps", "v", "x"))
     _choice(f"{path}.diffusion.loss_weighting", stage.diffusion.loss_weighting, WEIGHTINGS)
-    for field in ("batch_size", "num_steps", "log_every", "preview_every", "save_every"):
+    for level in model.remat:
+        _choice(f"{path}.model.remat", level, ("none", "full", "convs"))
+    if model.remat and len(model.remat) != len(model.channels):
+        raise UserError(
+            f"{path}.model.remat={model.remat} has {len(model.remat)} entries, model.channels="
+            f"{model.channels} has {len(model.channels)}: give one entry per level, or none"
+        )
+    for field in (
+        "batch_size",
+        "accumulate",
+        "num_steps",
+        "log_every",
+        "preview_every",
+        "save_every",
+    ):
         _at_least(f"{path}.train.{field}", getattr(train, field), 1)
+    if train.batch_size % train.accumulate:
+        raise UserError(
+            f"{path}.train.batch_size={train.batch_size} does not divide into "
+            f"train.accumulate={train.accumulate} parts"
+        )
     for field in ("keep_checkpoints", "max_skipped_steps", "validation_images"):
         _at_least(f"{path}.train.{field}", getattr(train, field), 1)
     for field in ("warmup_steps", "validate_every"):

@@ -1,4 +1,7 @@
-"""Writing files so that neither a kill nor a full disk leaves half of one behind."""
+"""Writing files so that neither a kill nor a full disk leaves half of one behind.
+
+Paths are local or of an object store (`gs://bucket/...`), both as `etils.epath.Path`.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,27 @@ from imagen_jax.errors import UserError
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
+def is_remote(path: epath.Path) -> bool:
+    """Whether `path` lies in an object store: no appending, no renaming, no links."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: epath.Path) -> epath.Path:
+    """`path`, if it is local, independent of the working directory."""
+    return path if is_remote(path) else path.resolve()
+
+
 def write_atomically(path: epath.Path, data: bytes) -> None:
     """Writes `data` beside `path` and renames it: a reader finds the old file or the new one.
+
+    In an object store a file appears once it is whole, so it is written in place.
 
     Raises:
       OSError: it could not be written; `path` is what it was, and nothing lies beside it.
     """
+    if is_remote(path):
+        path.write_bytes(data)
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         temporary.write_bytes(data)

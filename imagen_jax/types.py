@@ -11,6 +11,9 @@ import jax.numpy as jnp
 Array = jax.Array
 Params = dict[str, Any]
 
+# The axes of the mesh over which the leading axis of a batch lies.
+BATCH_AXES = ("data", "fsdp")
+
 
 @flax.struct.dataclass
 class TextCond:

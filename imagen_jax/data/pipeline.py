@@ -12,7 +12,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,8 +57,7 @@ def batches(
     image_size: int,
     seed: int,
     start_index: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int = 2,
     num_workers: int = 0,
     flip: bool = False,
@@ -69,12 +68,11 @@ def batches(
 
     Args:
       source: gives square pictures of side `image_size`.
-      batch_size: of the global batch. Process i has its rows [i * b, (i + 1) * b), where
-        b = batch_size / process_count.
+      batch_size: of the global batch.
       image_size: side of the pictures.
       seed: of the order, the flips and the crops.
       start_index: examples seen so far by the run (all processes): the position of the first.
-      process_index, process_count: this process, of how many.
+      rows: which b rows of the global batch to read, see `BatchRows.local`; None: all of them.
       num_threads: reading threads, of each worker where there are some; 0 reads when asked.
       num_workers: processes that read whole batches; 0 reads in this one. They do not change what
         is read. The main module must be importable (`if __name__ == "__main__"`).
@@ -85,20 +83,17 @@ def batches(
     Returns:
       An endless iterator (`close()` ends its threads and workers) over dicts of `image`
       `[b, S, S, 3]` uint8 (S is crop_size or image_size), `captions` (list of b strings) and
-      `num_bad` (how many rows had to be replaced, because an item could not be read, by the next
-      item in the source that can).
+      `bad` (`[b]` bool: rows that had to be replaced, because an item could not be read, by the
+      next item in the source that can).
 
     Raises:
-      UserError: sizes do not divide or fit, a negative seed or position, an empty source, or
+      UserError: sizes do not fit, a negative seed or position, an empty source, or
         nothing but unreadable items.
     """
     import grain
 
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch size {batch_size} does not divide over {process_count} processes; "
-            f"use a multiple of {process_count}"
-        )
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} must be at least 1")
     if start_index < 0:
         raise UserError(f"start_index is {start_index}; it must not be negative")
     if not 0 <= crop_size <= image_size or (image_size - crop_size) % crop_multiple:
@@ -106,22 +101,23 @@ def batches(
             f"crop size {crop_size} does not fit pictures of {image_size}; use one up to that, "
             f"in steps of {crop_multiple}"
         )
-    rows = _Rows(
+    rows = range(batch_size) if rows is None else rows
+    stream_of_rows = _Rows(
         source=_Reader(source),
         order=item_order(source, seed),
         seed=seed,
         flip=flip,
         crop_size=crop_size,
         crop_multiple=crop_multiple,
-        position=_positions(batch_size, start_index, process_index, process_count),
+        position=_positions(batch_size, start_index, rows),
     )
-    local = batch_size // process_count
     side = crop_size or image_size
     # Four batches ahead: enough for an uneven reader, little memory for large pictures.
     ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
     if num_threads < 1:
         ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    stream = grain.MapDataset.source(_Batches(rows, local, (side, side, 3))).to_iter_dataset(ahead)
+    local = _Batches(stream_of_rows, len(rows), (side, side, 3))
+    stream = grain.MapDataset.source(local).to_iter_dataset(ahead)
     if num_workers:
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_signals
@@ -147,15 +143,13 @@ def spread_items(source: Source, number: int) -> list[Item]:
     return [reader.read(position * stride)[0] for position in range(number)]
 
 
-def _positions(
-    batch_size: int, start: int, process_index: int, process_count: int
-) -> Callable[[int], int]:
+def _positions(batch_size: int, start: int, rows: Sequence[int]) -> Callable[[int], int]:
     """From the number of a row of this process to its position in the run."""
-    local = batch_size // process_count
+    rows = [int(row) for row in rows]
 
-    def position(row: int) -> int:
-        step, within = divmod(row, local)
-        return start + step * batch_size + process_index * local + within
+    def position(number: int) -> int:
+        step, within = divmod(number, len(rows))
+        return start + step * batch_size + rows[within]
 
     return position
 
@@ -241,9 +235,8 @@ class _Batches:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = np.empty((self._size, *self._shape), np.uint8)
-        captions, num_bad = [], 0
+        captions, bad = [], np.empty(self._size, bool)
         for i in range(self._size):
-            image[i], caption, was_bad = self._rows[index * self._size + i]
+            image[i], caption, bad[i] = self._rows[index * self._size + i]
             captions.append(caption)
-            num_bad += was_bad
-        return {"image": image, "captions": captions, "num_bad": num_bad}
+        return {"image": image, "captions": captions, "bad": bad}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.batch_axis import over_batch
-from imagen_jax.models.layers import GroupNorm, dense
+from imagen_jax.models.layers import GroupNorm, dear, dense
 from imagen_jax.types import Array
 
 # A finite number: a row without any valid key gives a mean of the values, not NaN.
@@ -75,7 +75,7 @@ class ImageAttention(nn.Module):
                 mask = jnp.concatenate([pixels, mask], axis=1)
             else:
                 k, v = text_k, text_v
-        h = attention(q, k, v, mask).reshape(b, height * width, self.width)
+        h = dear(attention(q, k, v, mask)).reshape(b, height * width, self.width)
         # Zero at first: the layer starts as the identity (ADM).
         h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.

@@ -1,4 +1,4 @@
-"""Tells the partitioner to keep activations cut over the batch and nothing else.
+"""Tells the partitioner to keep activations cut over the batch.
 
 Left alone, XLA cuts activations over channels wherever a kernel is cut over them ("fsdp"): it
 gathers the batch instead of the kernel, every device then holds the activations of all pictures,
@@ -13,14 +13,11 @@ import jax
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from imagen_jax.types import Array
-
-# Those of `imagen_jax.parallel.mesh`, over which the batch is cut.
-BATCH_AXES = ("data", "fsdp")
+from imagen_jax.types import BATCH_AXES, Array
 
 
 def over_batch(x: Array, axis: int = 0) -> Array:
-    """`x` with `axis` cut over the mesh of `jax.set_mesh` and all others whole.
+    """`x` with `axis` cut over the mesh of `jax.set_mesh`; the others are free for "tensor".
 
     Without a mesh, and where the axis does not divide (one picture on eight devices), `x` as it is.
     """
@@ -30,9 +27,9 @@ def over_batch(x: Array, axis: int = 0) -> Array:
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if parts == 1 or x.shape[axis] % parts:
         return x
-    return jax.lax.with_sharding_constraint(
-        x, PartitionSpec(*(None,) * axis, BATCH_AXES, *(None,) * (x.ndim - axis - 1))
-    )
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = BATCH_AXES
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 class Conv(nn.Conv):

@@ -16,12 +16,21 @@ from imagen_jax.models.layers import fold_patches, unfold_patches
 from imagen_jax.models.text_projection import TextFeatures, TextProjection
 from imagen_jax.types import Array, Params, TextCond
 
+# Attention keeps a number for each pair of pixels and head, in float32. Beyond this much for a
+# single picture (64x64 pixels with 8 heads take 0.5 GiB) no device trains it.
+MAX_ATTENTION_BYTES = 2 * 2**30
+
+
+def level_stride(config: ModelConfig, level: int) -> int:
+    """The factor between the resolution of the picture and that of a level."""
+    if config.kind == "unet":
+        return config.patch_size * 2**level
+    return config.patch_size * math.prod(config.strides[: level + 1])
+
 
 def total_stride(config: ModelConfig) -> int:
     """The factor between the resolution of the picture and the network's lowest."""
-    if config.kind == "unet":
-        return config.patch_size * 2 ** (len(config.channels) - 1)
-    return config.patch_size * math.prod(config.strides)
+    return level_stride(config, len(config.channels) - 1)
 
 
 def build_model(
@@ -203,6 +212,14 @@ def _validate(config: ModelConfig, resolution: int, text_dim: int) -> None:
                 f"level {i} attends with a width of {width} (model.channels[{i}]="
                 f"{config.channels[i]} times model.attention_expansion), which model.head_dim="
                 f"{config.head_dim} does not divide: use a head_dim that divides it"
+            )
+        side = resolution // level_stride(config, i)
+        size = 4 * (width // config.head_dim) * side**4
+        if (config.self_attention[i] or middle) and size > MAX_ATTENTION_BYTES:
+            raise UserError(
+                f"level {i} would attend over {side}x{side} pixels: {size / 2**30:.1f} GiB of "
+                f"attention weights for one picture. Set model.self_attention[{i}]=False (and "
+                f"text_attention to 'cross' or 'none'), or attend at a lower level"
             )
     stride = total_stride(config)
     if resolution < 1 or resolution % stride:

@@ -16,6 +16,7 @@ from imagen_jax.models.layers import (
     ResBlock,
     conv3x3,
     fold,
+    remat_of,
     run_stacked,
     upsample_nearest,
 )
@@ -54,7 +55,10 @@ class EfficientLevel(nn.Module):
             return block.init(key, h, embedding)["params"]
 
         no_inputs = [None] * config.num_res_blocks[self.level]
-        h, _ = run_stacked(self, "blocks", body, init, h, no_inputs, scan=config.scan_blocks)
+        remat = remat_of(config, self.level)
+        h, _ = run_stacked(
+            self, "blocks", body, init, h, no_inputs, scan=config.scan_blocks, remat=remat
+        )
         text = None
         if self.name in features.keys:
             text = (features.keys[self.name], features.values[self.name], features.mask)

@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
+from imagen_jax.config import ModelConfig
 from imagen_jax.models.batch_axis import Conv, Dense, over_batch
 from imagen_jax.models.initialization import fan_in_std
 from imagen_jax.types import Array
@@ -17,6 +19,24 @@ from imagen_jax.types import Array
 NORM_EPS = 1e-5
 FLOAT32 = jnp.dtype(jnp.float32)
 RSQRT2 = 1.0 / math.sqrt(2.0)
+
+
+# Name of what `model.remat` "convs" keeps: what is dear to compute.
+DEAR = "convolution or attention"
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "convs": jax.checkpoint_policies.save_only_these_names(DEAR),
+}
+
+
+def dear(x: Array) -> Array:
+    """Marks the result of a convolution or of attention."""
+    return checkpoint_name(x, DEAR)
+
+
+def remat_of(config: ModelConfig, level: int) -> str:
+    """What the backward pass of a level computes again: "none", "full" or "convs"."""
+    return config.remat[level] if config.remat else ("full" if config.scan_blocks else "none")
 
 
 def conv3x3(
@@ -74,8 +94,7 @@ class GroupNorm(nn.Module):
         variance = jnp.maximum(square - mean * mean, 0.0)
         gain = jax.lax.rsqrt(variance + NORM_EPS) * gamma
         offset = beta - mean * gain
-        h = x32 * gain[:, None, None, :] + offset[:, None, None, :]
-        return over_batch(h.astype(self.dtype))
+        return (x32 * gain[:, None, None, :] + offset[:, None, None, :]).astype(self.dtype)
 
 
 def upsample_nearest(x: Array) -> Array:
@@ -160,17 +179,17 @@ class ResBlock(nn.Module):
         """`x` `[B, H, W, C]`, `embedding` `[B, E]` f32, dropout key to `[B, H', W', width]`."""
         resample = _RESAMPLE[self.resample]
         h = resample(nn.swish(GroupNorm(self.dtype, name="norm_1")(x)))
-        h = conv3x3(self.width, self.dtype, "conv_1")(h)
+        h = dear(conv3x3(self.width, self.dtype, "conv_1")(h))
         modulation = dense(2 * self.width, self.dtype, "embedding")(nn.swish(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
         # Zero at first (ADM). In the Efficient U-Net too, although a sum with zero, scaled, is a
         # weaker signal: it learned faster than with a convolution that keeps the variance.
-        h = conv3x3(self.width, self.dtype, "conv_2", zero=True)(h)
+        h = dear(conv3x3(self.width, self.dtype, "conv_2", zero=True)(h))
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
-            x = dense(self.width, self.dtype, "shortcut")(x)
+            x = dear(dense(self.width, self.dtype, "shortcut")(x))
         return over_batch((x + h) * RSQRT2 if self.scaled else x + h)
 
 
@@ -195,12 +214,13 @@ def run_stacked(
     inputs: list[Any],
     *,
     scan: bool,
+    remat: str,
 ) -> tuple[Array, list[Array]]:
     """Runs `len(inputs)` equal blocks whose parameters are stacked under `parent/name`.
 
-    Scanned with rematerialisation or unrolled in Python, over the same parameters. (Unrolling
-    inside `lax.scan` instead would still stack every residual of the backward pass.) On a CPU the
-    gradients of convolutions are ten times slower inside a loop: train unrolled there.
+    Scanned or unrolled in Python, over the same parameters. (Unrolling inside `lax.scan` instead
+    would still stack every residual of the backward pass.) On a CPU the gradients of convolutions
+    are ten times slower inside a loop: train unrolled there.
 
     Args:
       parent: the compact module that owns the parameters.
@@ -209,7 +229,8 @@ def run_stacked(
       init: `key -> params of one block`.
       h: the input of the first block.
       inputs: what each block gets besides; equal structures.
-      scan: scan with remat instead of unrolling.
+      scan: scan instead of unrolling.
+      remat: see `remat_of`; of each block for itself.
 
     Returns:
       The output of the last block and the list of all outputs.
@@ -220,6 +241,8 @@ def run_stacked(
     else:
         params = parent.param(name, lambda key: jax.vmap(init)(jax.random.split(key, count)))
     if not scan:
+        if remat != "none":
+            body = jax.checkpoint(body, policy=POLICIES[remat], static_argnums=(2,))
         outputs = []
         for index, (block_params, block_input) in enumerate(
             zip(unstack(params, count), inputs, strict=True)
@@ -232,11 +255,9 @@ def run_stacked(
         h = body(xs[0], h, xs[1], xs[2])
         return h, h
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
-    h, outputs = jax.lax.scan(
+    if remat != "none":
         # Nothing outside of the loop could undo the rematerialisation: no barriers against it.
-        jax.checkpoint(step, prevent_cse=False),
-        h,
-        (params, jnp.arange(count), stacked),
-    )
+        step = jax.checkpoint(step, policy=POLICIES[remat], prevent_cse=False)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
+    h, outputs = jax.lax.scan(step, h, (params, jnp.arange(count), stacked))
     return h, unstack(outputs, count)

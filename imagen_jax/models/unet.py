@@ -12,11 +12,13 @@ from imagen_jax.models.attention import attend
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
 from imagen_jax.models.layers import (
     FLOAT32,
+    POLICIES,
     GroupNorm,
     InputSkip,
     ResBlock,
     conv3x3,
     fold,
+    remat_of,
     run_stacked,
 )
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
@@ -123,8 +125,10 @@ class UNetLevel(nn.Module):
     ) -> tuple[Array, list[Array]]:
         """Returns the output of the last block and the outputs of all, one per entry of `skips`."""
         config, outputs = self.config, []
-        scan = config.scan_blocks
-        block_class = nn.remat(UNetBlock) if scan else UNetBlock
+        remat = remat_of(config, self.level)
+        block_class = UNetBlock
+        if remat != "none":
+            block_class = nn.remat(UNetBlock, policy=POLICIES[remat])
         arguments = {"config": config, "level": self.level, "dtype": self.dtype}
         for number, (group, count) in enumerate(self.groups):
             group_skips, skips = skips[:count], skips[count:]
@@ -152,7 +156,9 @@ class UNetLevel(nn.Module):
 
             texts = [None if keys is None else (keys[i], values[i]) for i in range(count)]
             inputs = list(zip(group_skips, texts, strict=True))
-            h, group_outputs = run_stacked(self, group, body, init, h, inputs, scan=scan)
+            h, group_outputs = run_stacked(
+                self, group, body, init, h, inputs, scan=config.scan_blocks, remat=remat
+            )
             outputs += group_outputs
         return h, outputs
 

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What lies on "tensor" among the arrays whose path a pattern finds.
+
+    Attributes:
+      pattern: searched in the path, such as "params/down_2/blocks/attention/query/kernel".
+      axis: the axis over "tensor", counted from the end; None for none.
+      why: shown in the table of a run.
+    """
+
+    pattern: str
+    axis: int | None
+    why: str
+
+
+# The first that matches holds. A convolution with both of its channel axes sharded is computed
+# wrongly by XLA's partitioner (seen with jax 0.10.2 on a 2x2x2 mesh), so "tensor" is for the
+# products of attention alone, as in Megatron: heads are split, and one sum joins them again.
+RULES = (
+    Rule(r"/(query|key|value)/kernel$", -1, "attention, split by heads"),
+    Rule(r"/out/kernel$", -2, "attention, summed over heads"),
+    Rule(r"", None, "other"),
+)
 
 # Arrays below this size are replicated: gathering them costs more than holding them.
 MIN_SHARDED_SIZE = 2**12
@@ -20,34 +48,36 @@ def path_string(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
+def rule_of(path: str) -> Rule:
+    """The first rule whose pattern is found in the path."""
+    return next(rule for rule in RULES if re.search(rule.pattern, path))
+
+
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The partition of one array of the train state.
 
-    "fsdp" takes the largest axis that it divides, the last one (output channels) on ties; then
-    "tensor" takes the largest remaining one. Spatial axes of convolutions and the layer axis of
-    stacked blocks stay whole.
+    "tensor" takes the axis that `RULES` says, if it divides it; then "fsdp" takes the largest
+    remaining axis that it divides, the last one (output channels) on ties. Spatial axes of
+    convolutions and the layer axis of stacked blocks stay whole, and small arrays altogether.
     """
     spec: list[str | None] = [None] * len(shape)
-    size = 1
-    for extent in shape:
-        size *= extent
-    if size < MIN_SHARDED_SIZE:
+    if math.prod(shape) < MIN_SHARDED_SIZE:
         return PartitionSpec()
     first = 1 if STACKED in path.split("/") else 0
     candidates = [axis for axis in range(first, len(shape)) if shape[axis] >= 8]
-    # A convolution with both of its channel axes sharded is computed wrongly by XLA's partitioner
-    # (seen with jax 0.10.2 on a 2x2x2 mesh), so "tensor" is for dense layers.
-    is_convolution = len(shape) - first == 4
-    for name in ("fsdp",) if is_convolution else ("fsdp", "tensor"):
-        if mesh.shape[name] == 1:
-            continue
-        fitting = [
-            axis
-            for axis in candidates
-            if spec[axis] is None and shape[axis] % mesh.shape[name] == 0
-        ]
+
+    def divides(name: str, axis: int) -> bool:
+        return axis in candidates and spec[axis] is None and shape[axis] % mesh.shape[name] == 0
+
+    rule = rule_of(path)
+    if rule.axis is not None and mesh.shape["tensor"] > 1:
+        axis = len(shape) + rule.axis
+        if divides("tensor", axis):
+            spec[axis] = "tensor"
+    if mesh.shape["fsdp"] > 1:
+        fitting = [axis for axis in candidates if divides("fsdp", axis)]
         if fitting:
-            spec[max(fitting, key=lambda axis: (shape[axis], axis))] = name
+            spec[max(fitting, key=lambda axis: (shape[axis], axis))] = "fsdp"
     return PartitionSpec(*spec)
 
 

@@ -22,7 +22,7 @@ from imagen_jax.training import feed
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.training.loop import lower_step
 from imagen_jax.training.optimizer import make_optimizer
-from imagen_jax.training.state import abstract_state
+from imagen_jax.training.state import abstract_state, state_bytes
 from imagen_jax.training.step import make_train_step
 from imagen_jax.training.summary import bytes_per_device, count_parameters
 from imagen_jax.types import TextCond
@@ -96,11 +96,15 @@ def plan_program(
       UserError: settings that do not fit each other or the devices.
     """
     stage = config.stages[name]
-    mesh = make_mesh(config.mesh, devices_of(topology))
+    size = state_bytes(stage, text_dim)
+    mesh = make_mesh(config.mesh, devices_of(topology), state_bytes=size)
     text = TextShape(dim=text_dim, max_length=config.text.max_length)
     if program == TRAIN:
         feed.check_batch_size(
-            stage.train.batch_size, mesh, f"config.stages.{name}.train.batch_size"
+            stage.train.batch_size,
+            stage.train.accumulate,
+            mesh,
+            f"config.stages.{name}.train.batch_size",
         )
         facts, lowered = _train_step(stage, text, mesh)
     else:
@@ -155,7 +159,9 @@ def _model(stage: StageConfig, text: TextShape):
 
 def _unrolled(stage: StageConfig) -> StageConfig:
     """The stage without anything computed twice, for counting."""
-    return dataclasses.replace(stage, model=dataclasses.replace(stage.model, scan_blocks=False))
+    return dataclasses.replace(
+        stage, model=dataclasses.replace(stage.model, scan_blocks=False, remat=())
+    )
 
 
 def _train_step(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, Any]:

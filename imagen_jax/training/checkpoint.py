@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from imagen_jax.files import absolute
+from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.record import Progress
 from imagen_jax.training.state import TrainState, state_digest
 
@@ -43,12 +45,20 @@ class DamagedCheckpoint(Exception):
 
 
 class Checkpoints:
-    """The checkpoints under one directory; the newest `keep` are kept."""
+    """The checkpoints under one directory; the newest `keep` are kept.
+
+    Of several processes each writes and reads its own parts of the arrays, so all must call the
+    same methods in turn; and all come to the same result: what one cannot read is damaged for all.
+    """
 
     def __init__(self, directory: epath.PathLike, keep: int):
         # Orbax refuses relative paths, and only once it writes.
-        self._directory = epath.Path(directory).resolve()
+        self._directory = absolute(epath.Path(directory))
         self._keep = keep
+
+    @functools.cached_property
+    def _agreement(self) -> Agreement:
+        return Agreement()
 
     @functools.cached_property
     def _writer(self):
@@ -67,10 +77,11 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints, the newest first; some may be damaged."""
-        if not self._directory.exists():
-            return []
-        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        names = []
+        if jax.process_index() == 0 and self._directory.exists():
+            names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        return self._agreement.from_main(steps)
 
     def save(self, step: int, state: TrainState, info: RunInfo) -> None:
         """Starts to write a checkpoint; training may go on while it is written.
@@ -110,8 +121,18 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         saved = self._metadata(step).get("digest")
-        with _reading(step):
-            state = ocp.load(self._directory / str(step), abstract)
+        here = jax.process_index()
+        # Each process by itself: one that fails would leave the others waiting for it.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=str(here)
+        )
+        state, reason = None, ""
+        try:
+            with _reading(step), ocp.Context(multiprocessing_options=alone):
+                state = ocp.load(self._directory / str(step), abstract)
+        except DamagedCheckpoint as error:
+            reason = str(error)
+        self._raise_first(reason)
         if saved is not None and int(state_digest(state)) != saved:
             raise DamagedCheckpoint(
                 f"the checkpoint of step {step:,} is damaged: its arrays are not those saved"
@@ -122,28 +143,43 @@ class Checkpoints:
         """Moves a damaged checkpoint out of the way, and returns where it lies now."""
         shelf = self._directory.parent / DAMAGED
         place, number = shelf / str(step), 1
-        while place.exists():
-            number += 1
-            place = shelf / f"{step}_{number}"
         if jax.process_index() == 0:
+            while place.exists():
+                number += 1
+                place = shelf / f"{step}_{number}"
             shelf.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(place)
-        if jax.process_count() > 1:
-            from jax.experimental.multihost_utils import sync_global_devices
-
-            sync_global_devices(f"set aside {step}")
-        return place
+        return shelf / self._agreement.from_main(place.name)
 
     def _metadata(self, step: int) -> dict[str, Any]:
+        """As process 0 reads it. Raises DamagedCheckpoint."""
+        metadata, reason = None, ""
+        if jax.process_index() == 0:
+            try:
+                metadata = self._read_metadata(step)
+            except DamagedCheckpoint as error:
+                reason = str(error)
+        self._raise_first(reason)
+        return self._agreement.from_main(metadata)
+
+    def _read_metadata(self, step: int) -> dict[str, Any]:
         from orbax.checkpoint import v1 as ocp
 
-        with _reading(step):
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+        with _reading(step), ocp.Context(multiprocessing_options=alone):
             metadata = ocp.metadata(self._directory / str(step)).custom_metadata
             if not isinstance(metadata, dict):
                 raise ValueError("there is no metadata")
             if metadata.pop("checksum", None) not in (None, _checksum(metadata)):
                 raise ValueError("the metadata is not what was saved")
             return metadata
+
+    def _raise_first(self, reason: str) -> None:
+        """Raises DamagedCheckpoint in all processes if one of them gives a reason for it."""
+        for each in self._agreement.gather(reason):
+            if each:
+                raise DamagedCheckpoint(each)
 
     def close(self) -> None:
         """Returns once the last save is on disk; raises what went wrong with it."""

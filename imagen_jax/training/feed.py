@@ -8,50 +8,48 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UserError
-from imagen_jax.parallel.mesh import batch_sharding, batch_shards, replicated
+from imagen_jax.parallel.mesh import batch_sharding, batch_shards
+from imagen_jax.parallel.placement import BatchRows, replicate
 from imagen_jax.text.encoder import TextEncoder
-from imagen_jax.types import Array, Batch, TextCond
+from imagen_jax.types import Batch, TextCond
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raises UserError unless the batch divides over the mesh and the processes."""
-    shards, processes = batch_shards(mesh), jax.process_count()
-    for parts, what in ((shards, "mesh's data x fsdp shards"), (processes, "processes")):
-        if batch_size % parts:
-            near = max(parts, batch_size // parts * parts)
-            raise UserError(
-                f"{name}={batch_size} does not divide over the {parts} {what}; "
-                f"set it to a multiple of {parts}, for example {near}"
-            )
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh, name: str) -> None:
+    """Raises UserError unless each part of the batch divides over the mesh."""
+    shards, what = batch_shards(mesh), "mesh's data x fsdp shards"
+    if accumulate > 1:
+        shards, what = shards * accumulate, f"{what} times train.accumulate={accumulate}"
+    if batch_size % shards:
+        near = max(shards, batch_size // shards * shards)
+        raise UserError(
+            f"{name}={batch_size} does not divide over the {shards} {what}; "
+            f"set it to a multiple of {shards}, for example {near}"
+        )
 
 
 def replicate_encoder(encoder: TextEncoder, mesh: Mesh) -> TextEncoder:
     """The encoder with its parameters on every device of the mesh."""
-    return dataclasses.replace(encoder, params=jax.device_put(encoder.params, replicated(mesh)))
-
-
-def global_array(local: np.ndarray, mesh: Mesh) -> Array:
-    """This process's rows of a batch as its part of the global array."""
-    return jax.make_array_from_process_local_data(batch_sharding(mesh), local)
+    return dataclasses.replace(encoder, params=replicate(encoder.params, mesh))
 
 
 def device_batches(
-    host_batches: Iterator[dict[str, Any]], encoder: TextEncoder, mesh: Mesh
+    host_batches: Iterator[dict[str, Any]], encoder: TextEncoder, rows: BatchRows
 ) -> Iterator[tuple[Batch, int]]:
     """Encodes captions on the mesh and lays pictures (uint8) out over it.
 
     The encoder's program is dispatched behind the step in progress, so it delays nothing on the
-    host. Yields the batch and how many of this process's rows stand in for unreadable ones.
+    host. Yields the batch and how many rows stand in for unreadable ones; added up over the
+    processes, each row counts once.
     """
     for host in host_batches:
         ids, mask = encoder.tokenizer(host["captions"], encoder.max_length)
-        text = encoder.encode(global_array(ids, mesh), global_array(mask, mesh))
-        yield Batch(image=global_array(host["image"], mesh), text=text), host["num_bad"]
+        text = encoder.encode(rows.global_array(ids), rows.global_array(mask))
+        batch = Batch(image=rows.global_array(host["image"]), text=text)
+        yield batch, int(host["bad"][rows.counted].sum())
 
 
 def abstract_batch(stage: StageConfig, encoder: TextEncoder, mesh: Mesh) -> Batch:

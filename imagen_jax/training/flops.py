@@ -1,4 +1,4 @@
-"""Counts the floating-point operations of convolutions and matrix products in a JAX function.
+"""Model FLOPs: the operations of convolutions and matrix products that a step needs.
 
 XLA's own count is of a compiled program: it leaves out multiplications with padding, adds
 everything element by element and counts the body of a loop once. This one is defined like
@@ -8,12 +8,102 @@ included) or matrix product, and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import Mesh
+
+from imagen_jax.config import StageConfig
+from imagen_jax.models import build_model, init_params
+from imagen_jax.training.step import make_loss
+from imagen_jax.types import Array, Params, TextCond
+
+# Dense bf16 FLOP/s of one device as JAX counts devices, by the start of `device_kind`; the longest
+# that fits counts. TPUs: "Peak compute per chip (bf16)" of cloud.google.com/tpu/docs/v4, v5e, v5p
+# and v6e (a v4 or v5p chip is one device). GPUs: NVIDIA's data sheets of H100 (SXM) and A100,
+# without sparsity.
+BF16_PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA A100": 312e12,
+}
+
+
+def bf16_peak(device_kind: str) -> float | None:
+    """FLOP/s of one device of this kind, None if it is not in the table."""
+    # Variants with another peak.
+    if device_kind.startswith("TPU v4 lite"):
+        return None
+    fitting = [name for name in BF16_PEAKS if device_kind.startswith(name)]
+    return BF16_PEAKS[max(fitting, key=len)] if fitting else None
+
+
+def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -> int:
+    """Matrix FLOPs that one picture costs a training step, forward and backward.
+
+    Counted on the plain network: what rematerialisation computes twice counts once, as is usual
+    for the utilisation of model FLOPs (Chowdhery et al., PaLM, App. B). The frozen text encoder and
+    the optimizer are left out. Nothing is computed.
+
+    Args:
+      stage: its network, resolution and crops.
+      text_dim: D of the text encoder.
+      text_length: tokens of a caption, padding included.
+    """
+    plain = dataclasses.replace(stage.model, scan_blocks=False, remat=())
+    model = build_model(
+        plain,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=text_dim,
+    )
+    loss_of = make_loss(dataclasses.replace(stage, model=plain), model)
+
+    def loss(params: Params, x: Array, text: TextCond, key: Array) -> Array:
+        return loss_of(params, x, text, key)[0].mean()
+
+    side = stage.train.crop_size or stage.resolution
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(lambda k: init_params(model, k), key)
+    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    text = TextCond(
+        tokens=jax.ShapeDtypeStruct((1, text_length, text_dim), jnp.float32),
+        mask=jax.ShapeDtypeStruct((1, text_length), jnp.bool_),
+    )
+    return matrix_flops(jax.grad(loss), params, x, text, key)
+
+
+class Utilization:
+    """Model FLOPs in the log.
+
+    Args:
+      image_flops: see `model_flops_per_image`.
+      mesh: what the run uses.
+    """
+
+    def __init__(self, image_flops: int, mesh: Mesh):
+        self._image_flops, self._devices = image_flops, mesh.size
+        self._peak = bf16_peak(mesh.devices.flat[0].device_kind)
+
+    def values(self, images_per_second: float) -> dict[str, float]:
+        """For the log; "mfu", in [0, 1], only where the devices' bf16 peak is known."""
+        rate = self._image_flops * images_per_second / self._devices
+        values = {
+            "model_flops_per_image": self._image_flops,
+            "model_flops_per_second_per_device": rate,
+        }
+        return values | ({"mfu": rate / self._peak} if self._peak else {})
 
 
 def matrix_flops(function: Callable[..., Any], *arguments: Any) -> int:

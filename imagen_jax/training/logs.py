@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from imagen_jax.files import write_atomically
+from imagen_jax.files import is_remote, write_atomically
 
 # How old the pictures and scalars in TensorBoard may be.
 FLUSH_SECONDS = 20.0
+# The same of files in an object store, each of which is sent whole.
+UPLOAD_SECONDS = 60.0
 
 
 def truncate_jsonl(path: epath.Path, last_step: int) -> None:
@@ -46,7 +49,13 @@ class RunLog:
         path = directory / "metrics.jsonl"
         self._stage = stage
         truncate_jsonl(path, first_step)
-        self._file = path.open("a")
+        self._mirror: Mirror | None = None
+        if is_remote(directory):
+            self._mirror = Mirror(directory)
+            directory = self._mirror.local
+            if path.exists():
+                path.copy(directory / path.name)
+        self._file = (directory / path.name).open("a")
         self._board = _EventFile(directory / "tensorboard", first_step + 1)
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
@@ -68,6 +77,8 @@ class RunLog:
                 self._board.add(step, summary.scalar(tag, number))
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        if self._mirror is not None:
+            self._mirror.upload_now_and_then()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """A uint8 `[H, W, 3]` picture for TensorBoard."""
@@ -75,12 +86,59 @@ class RunLog:
 
         self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
+    def sync(self) -> None:
+        """With a checkpoint: from now on lines before it will not be written again."""
+        if self._mirror is not None:
+            self._board.flush()
+            self._mirror.upload()
+
     def close(self) -> None:
         """Closes both."""
         try:
             self._file.close()
         finally:
             self._board.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
+
+class Mirror:
+    """A local directory whose files are copied to an object store, where none can be appended to.
+
+    Args:
+      directory: of the object store.
+
+    Attributes:
+      local: the directory to write to.
+    """
+
+    def __init__(self, directory: epath.Path):
+        self.local = epath.Path(tempfile.mkdtemp(prefix="imagen_jax_"))
+        self._directory = directory
+        self._uploaded = time.monotonic()
+        self._lengths: dict[epath.Path, int] = {}
+
+    def upload_now_and_then(self) -> None:
+        """Copies what has grown, if the last time was a while ago."""
+        if time.monotonic() > self._uploaded + UPLOAD_SECONDS:
+            self.upload()
+
+    def upload(self) -> None:
+        """Copies what has grown."""
+        for root, _, names in self.local.walk():
+            place = self._directory / root.relative_to(self.local)
+            for name in names:
+                length = (root / name).stat().length
+                if self._lengths.get(root / name) != length:
+                    place.mkdir(parents=True, exist_ok=True)
+                    (root / name).copy(place / name, overwrite=True)
+                    self._lengths[root / name] = length
+        self._uploaded = time.monotonic()
+
+    def close(self) -> None:
+        """Copies the rest and removes the local directory."""
+        self.upload()
+        self.local.rmtree()
 
 
 class _EventFile:
@@ -107,8 +165,11 @@ class _EventFile:
         self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
         # It waits for the disk.
         if time.monotonic() > self._flushed + FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         self._file.close()

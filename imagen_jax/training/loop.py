@@ -21,17 +21,23 @@ from imagen_jax.data.pipeline import batches
 from imagen_jax.data.sources import load_source
 from imagen_jax.files import explain_full_disk
 from imagen_jax.models import build_model
+from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.compiler import compiler_options
+from imagen_jax.parallel.distributed import explain_lost_peer, is_main
 from imagen_jax.parallel.mesh import replicated
+from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.interrupt import StopSignal
+from imagen_jax.training.flops import Utilization, model_flops_per_image
+from imagen_jax.training.goodput import Goodput
+from imagen_jax.training.interrupt import StopSignal, StopVote
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
-from imagen_jax.training.record import Progress, Saved, SkippedSteps, Window
+from imagen_jax.training.profile import Profile
+from imagen_jax.training.record import BadItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
@@ -50,6 +56,7 @@ def train_stage(
     stop: StopSignal,
     *,
     init_from: artefact.Artefact | None = None,
+    profile_steps: tuple[int, int] | None = None,
     dry_run: bool = False,
 ) -> signal.Signals | None:
     """Trains one stage until `train.num_steps`, continuing from its newest whole checkpoint.
@@ -60,8 +67,9 @@ def train_stage(
       workdir: the stage's run lies in `workdir/<name>/`.
       encoder: the frozen text encoder.
       mesh: the devices.
-      stop: ends the run once it has received a signal.
+      stop: ends the run once it has received a signal, in whatever process.
       init_from: weights to start from when there is no checkpoint yet.
+      profile_steps: the first and the last step of this process to trace, counted from 1.
       dry_run: print what would happen, then return; nothing is written.
 
     Returns:
@@ -74,14 +82,17 @@ def train_stage(
     """
     stage = config.stages[name]
     train = stage.train
-    is_main = jax.process_index() == 0
+    goodput = Goodput()
+    agreement = Agreement()
+    vote = StopVote(stop, agreement)
 
     def tell(line: str) -> None:
-        if is_main:
+        if is_main():
             print(line, flush=True)
 
     # --- model, optimizer, abstract state -----------------------------------------------------
-    feed.check_batch_size(train.batch_size, mesh, f"config.stages.{name}.train.batch_size")
+    setting = f"config.stages.{name}.train.batch_size"
+    feed.check_batch_size(train.batch_size, train.accumulate, mesh, setting)
     encoder = feed.replicate_encoder(encoder, mesh)
     model = build_model(
         stage.model,
@@ -94,14 +105,17 @@ def train_stage(
     source = load_source(config.data, "train", stage.resolution)
     validation = Validation(config, name, model, encoder, mesh, source)
 
-    key = jax.device_put(stage_key(config, name), replicated(mesh))
+    key = jax.jit(lambda: stage_key(config, name), out_shardings=replicated(mesh))()
     tell(summary.describe(name, stage, mesh, abstract))
     tell(f"  held out    {validation.note}")
 
     directory = workdir / name
     with contextlib.ExitStack() as resources:
+        resources.enter_context(jax.set_mesh(mesh))
         if not dry_run:
             resources.enter_context(explain_full_disk(directory))
+        starting = resources.enter_context(contextlib.ExitStack())
+        starting.enter_context(goodput.during("start"))
 
         # --- where to start: what can be refused is refused before the compiler runs ----------
         restored = None
@@ -109,7 +123,7 @@ def train_stage(
             directory.mkdir(parents=True, exist_ok=True)
             checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
             resources.callback(checkpoints.close)
-            exported = artefact.exported_steps(directory / "ema", name)
+            exported = agreement.from_main(artefact.exported_steps(directory / "ema", name))
             finished = resume.finished_step(checkpoints, config, name, encoder)
             if finished is None or finished != exported:
                 restored = resume.newest_good(checkpoints, abstract, config, name, encoder, tell)
@@ -126,17 +140,19 @@ def train_stage(
             artefact.check_params(name, init_from.stages[name].params, abstract.params)
 
         # --- compile --------------------------------------------------------------------------
-        compile_start = time.perf_counter()
-        step_program = unless_stopped(
-            stop,
-            lambda: compile_step(config, name, model, optimizer, abstract, encoder, mesh, key),
-        )
+        with goodput.during("compile"):
+            step_program = unless_stopped(
+                vote,
+                lambda: compile_step(config, name, model, optimizer, abstract, encoder, mesh, key),
+            )
         if step_program is None:
             return stop.received
         needed = step_program.memory_analysis().temp_size_in_bytes
+        image_flops = model_flops_per_image(stage, encoder.dim, encoder.max_length)
         tell(
-            f"  compiled    in {time.perf_counter() - compile_start:.0f} s; the step needs "
-            f"{summary.human_bytes(needed)} per device beside the state"
+            f"  compiled    in {goodput.seconds('compile'):.0f} s; the step needs "
+            f"{summary.human_bytes(needed)} per device beside the state\n"
+            f"  model       {image_flops / 1e9:,.3g} GFLOP per picture (forward and backward)"
         )
         if dry_run:
             return None
@@ -160,6 +176,7 @@ def train_stage(
         tell(f"  {note}\n")
 
         # --- input ----------------------------------------------------------------------------
+        rows = BatchRows(mesh, train.batch_size)
         host_batches = batches(
             source,
             batch_size=train.batch_size,
@@ -167,8 +184,7 @@ def train_stage(
             seed=config.seed,
             # Weights that are trained on go on in the data, too, instead of seeing its start again.
             start_index=progress.images_before + progress.examples_seen,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows.local,
             num_threads=config.data.num_threads,
             num_workers=config.data.num_workers,
             flip=config.data.flip,
@@ -177,8 +193,8 @@ def train_stage(
             crop_multiple=upscaling(stage) or 1,
         )
         resources.callback(host_batches.close)
-        stream = feed.device_batches(host_batches, encoder, mesh)
-        condition_gap = jax.jit(make_condition_gap(stage, model))
+        stream = feed.device_batches(host_batches, encoder, rows)
+        condition_gap = jax.jit(make_condition_gap(stage, model), out_shardings=replicated(mesh))
         rate_of = learning_rate(train)
 
         # --- outputs --------------------------------------------------------------------------
@@ -187,8 +203,15 @@ def train_stage(
         resources.callback(outputs.close)
         window = Window(progress.open_window)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
+        bad_items = BadItems(progress, agreement)
+        utilization = Utilization(image_flops, mesh)
+        profile = Profile(profile_steps if is_main() else None, directory / "profile", outputs.tell)
+        resources.callback(profile.close)
+        # Entered last: nothing else can be closed without the other processes.
+        resources.enter_context(explain_lost_peer())
 
         def save() -> None:
+            bad_items.settle()
             progress.open_window = window.saved()
             outputs.save(Saved(step=step, state=state, progress=progress))
 
@@ -196,12 +219,16 @@ def train_stage(
             return every > 0 and (step % every == 0 or step == train.num_steps)
 
         # --- loop -----------------------------------------------------------------------------
-        while step < train.num_steps and stop.received is None:
+        starting.close()
+        while step < train.num_steps and vote.passing() is None:
             wait_start = time.perf_counter()
-            batch, num_bad = next(stream)
+            with goodput.during("data_wait"):
+                batch, num_bad = next(stream)
             window.data_wait += time.perf_counter() - wait_start
-            progress.bad_items += num_bad
-            state, metrics = step_program(state, batch, key)
+            bad_items.here += num_bad
+            with profile.step(step + 1):
+                state, metrics = step_program(state, batch, key)
+            profile.dispatched(metrics)
             step += 1
             progress.examples_seen += train.batch_size
             window.add(metrics)
@@ -216,7 +243,8 @@ def train_stage(
                 values = window.summarize(train.batch_size)
                 window = Window()
                 progress.last_loss = values.get("loss", progress.last_loss)
-                with window.paused():
+                bad_items.settle()
+                with window.paused(), goodput.during("evaluation"):
                     gap = float(condition_gap(state.ema_params, batch, key))
                 updates = step - progress.skipped_steps
                 values |= {
@@ -225,34 +253,36 @@ def train_stage(
                     "images_seen": progress.images_before + progress.examples_seen,
                     "bad_items": progress.bad_items,
                     "skipped_steps": progress.skipped_steps,
+                    "goodput": goodput.shares(),
                 }
+                values |= utilization.values(values["images_per_second"])
             if validation and due(train.validate_every):
-                with window.paused():
+                with window.paused(), goodput.during("evaluation"):
                     values |= validation(state.ema_params)
             if values:
                 outputs.scalars(step, values)
             if due(train.save_every):
-                with window.paused():
+                with window.paused(), goodput.during("checkpoint"):
                     skips.settle()
                     # While no step succeeds, checkpoints from before must not be pushed out.
                     if not progress.skipped_in_a_row or step == train.num_steps:
                         save()
             if due(train.preview_every):
-                with window.paused():
+                with window.paused(), goodput.during("evaluation"):
                     outputs.pictures(step, previews(state.ema_params))
 
         # A run that is asked to stop is saved where it is.
         if step != outputs.saved_step:
             skips.settle()
             save()
-        return stop.received
+        return vote.settled()
 
 
-def unless_stopped(stop: StopSignal, function: Callable[[], Any]) -> Any:
+def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
     """`function()`, or None as soon as there is a signal; then it goes on in its thread, unheard.
 
     A signal is only noticed between two instructions of Python, and compiling a large network is
-    a single one of many minutes.
+    a single one of many minutes. All processes wait until each has its result.
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
@@ -263,10 +293,15 @@ def unless_stopped(stop: StopSignal, function: Callable[[], Any]) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    while stop.received is None:
-        if concurrent.futures.wait([future], timeout=0.1).done:
+    while True:
+        finished = bool(concurrent.futures.wait([future], timeout=0.1).done)
+        if finished and future.exception() is not None:
             return future.result()
-    return None
+        received, all_finished = vote.until(finished)
+        if received is not None:
+            return None
+        if all_finished:
+            return future.result()
 
 
 def compile_step(
@@ -301,7 +336,7 @@ def lower_step(
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
     )
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh):  # see models/batch_axis.py
         return jitted.lower(abstract, batch, key)
 
 

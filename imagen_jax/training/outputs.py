@@ -17,6 +17,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import CascadeConfig, to_json_dict
+from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
 from imagen_jax.sampling.images import save_png
@@ -35,8 +36,8 @@ def export_ema(
     saved: Saved,
 ) -> None:
     """Writes the EMA of a saved state to `directory/ema`, as sampling reads it."""
-    ema = jax.device_get(jax.device_put(saved.state.ema_params, replicated(mesh)))
-    if jax.process_index() != 0:
+    ema = jax.tree.map(lambda leaf: whole_on_main(leaf, mesh), saved.state.ema_params)
+    if not is_main():
         return
     training = {
         "steps": saved.step,
@@ -47,6 +48,15 @@ def export_ema(
     artefact.save_stage(
         directory / "ema", name, config, ema, training, encoder.identity, encoder.tokenizer_hash
     )
+
+
+def whole_on_main(leaf: jax.Array, mesh: Mesh) -> np.ndarray | None:
+    """A sharded array in the memory of process 0, None in the others; called by all.
+
+    One array at a time: a whole EMA on every device may be more than a device can hold.
+    """
+    whole = jax.device_put(leaf, replicated(mesh))
+    return np.asarray(whole) if is_main() else None
 
 
 class Outputs:
@@ -80,7 +90,7 @@ class Outputs:
         self._config, self._name = config, name
         self._encoder, self._mesh = encoder, mesh
         self._checkpoints = checkpoints
-        self._is_main = jax.process_index() == 0
+        self._is_main = is_main()
         self._log = RunLog(directory, name, step) if self._is_main else None
         self._bar = tqdm(
             total=config.stages[name].train.num_steps,
@@ -146,6 +156,8 @@ class Outputs:
         self._checkpoints.save(saved.step, saved.state, info)
         export_ema(self._directory, self._config, self._name, self._encoder, self._mesh, saved)
         self.saved_step = saved.step
+        if self._is_main:
+            self._log.sync()
 
     def close(self) -> None:
         """Closes the files."""

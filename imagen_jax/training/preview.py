@@ -16,6 +16,7 @@ from imagen_jax.data.sources import Source
 from imagen_jax.diffusion import augmentation, process, schedules
 from imagen_jax.models import apply_model, project_text
 from imagen_jax.parallel.mesh import replicated
+from imagen_jax.parallel.placement import replicate
 from imagen_jax.sampling.images import labelled_grid
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import TextEncoder
@@ -49,19 +50,23 @@ class Previews:
         key: Array,
         seed: int,
     ):
-        self._stage, self._model, self._key, self._seed = stage, model, key, seed
+        self._stage, self._model, self._mesh, self._key = stage, model, mesh, key
         items = spread_items(source, NUM_PICTURES)
+        self._seeds = replicate(np.int32(seed) + np.arange(len(items), dtype=np.int32), mesh)
         self._captions = [item.caption for item in items]
         image = np.stack([item.image for item in items])
         ids, mask = encoder.tokenizer(self._captions, encoder.max_length)
-        image, ids, mask = jax.device_put((image, ids, mask), replicated(mesh))
+        image, ids, mask = replicate((image, ids, mask), mesh)
         self._batch = Batch(image=image, text=encoder.encode(ids, mask))
-        self._grid = make_x_hat_grid(stage, model)
+        grid = make_x_hat_grid(stage, model)
+        self._grid = jax.jit(grid, out_shardings=replicated(mesh))
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:
         """The pictures "x_hat" and "samples", `[H, W, 3]` uint8, for `params` (the EMA)."""
         x_hat = np.asarray(self._grid(params, self._batch, self._key))
-        samples = sample_batch(self._stage, self._model, params, self._batch, self._seed)
+        samples = sample_batch(self._stage, self._model, params, self._batch, self._seeds)
+        # Every process reads the result.
+        samples = np.asarray(jax.device_put(samples, replicated(self._mesh)))
         return {
             "x_hat": tile(x_hat),
             "samples": labelled_grid(samples[:, None], self._captions),
@@ -110,21 +115,21 @@ def make_x_hat_grid(
 
 
 def sample_batch(
-    stage: StageConfig, model: nn.Module, params: Params, batch: Batch, seed: int
-) -> np.ndarray:
+    stage: StageConfig, model: nn.Module, params: Params, batch: Batch, seeds: Array
+) -> Array:
     """Samples `[B, H, W, 3]` uint8 for the captions of `batch` with the stage's own settings.
 
-    A super-resolution stage starts from the true pictures, down-sampled.
+    `seeds` `[B]` are of the noise. A super-resolution stage starts from the true pictures,
+    down-sampled.
     """
-    count = batch.image.shape[0]
-    keys = picture_keys(seed + jnp.arange(count), 0)
+    keys = picture_keys(seeds, 0)
     low_res = None
     if stage.low_resolution:
         factor = stage.resolution // stage.low_resolution
         low_res = augmentation.downsample(normalize_image(batch.image), factor)
     settings = make_settings(stage.sample)
     x = sample_stage(model, stage, params, batch.text, keys, settings, low_res)
-    return np.asarray(to_uint8(x))
+    return to_uint8(x)
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from imagen_jax.errors import UserError
+from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.state import TrainState
 from imagen_jax.training.step import Metrics, bucket_means
 
@@ -50,6 +51,27 @@ class Saved:
     step: int
     state: TrainState
     progress: Progress
+
+
+class BadItems:
+    """Counts replaced pictures over all processes.
+
+    Args:
+      progress: its counter.
+      agreement: with the other processes.
+
+    Attributes:
+      here: those of this process since `settle`.
+    """
+
+    def __init__(self, progress: Progress, agreement: Agreement):
+        self._progress, self._agreement = progress, agreement
+        self.here = 0
+
+    def settle(self) -> None:
+        """Adds up those of all processes; waits for them."""
+        self._progress.bad_items += sum(self._agreement.gather(self.here))
+        self.here = 0
 
 
 class SkippedSteps:

@@ -22,6 +22,7 @@ CHANGEABLE = (
     "sample.*",
     "train.num_steps",
     "train.batch_size",
+    "train.accumulate",
     "train.log_every",
     "train.preview_every",
     "train.save_every",
@@ -29,6 +30,7 @@ CHANGEABLE = (
     "train.max_skipped_steps",
     "train.validate_every",
     "train.validation_images",
+    "model.remat",
     "model.scan_blocks",
 )
 

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from imagen_jax.models import init_params
+from imagen_jax.config import StageConfig
+from imagen_jax.models import build_model, init_params
 from imagen_jax.parallel.sharding import tree_shardings
+from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.types import Array, Params
 
 
@@ -47,6 +49,19 @@ def state_of(params: Params, optimizer: optax.GradientTransformation) -> TrainSt
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
     )
+
+
+def state_bytes(stage: StageConfig, text_dim: int) -> int:
+    """Size of a stage's whole train state, for text embeddings that are `text_dim` wide."""
+    model = build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=text_dim,
+    )
+    optimizer = make_optimizer(stage.train)
+    shapes = jax.eval_shape(lambda: create_state(model, optimizer, jax.random.key(0)))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def abstract_state(

@@ -119,6 +119,25 @@ def make_loss_of_draws(stage: StageConfig, model: nn.Module) -> Callable[..., tu
     return loss
 
 
+def make_draws(stage: StageConfig) -> Callable[[Array, tuple[int, ...]], tuple[Draws, Array]]:
+    """What is random in a training batch: `draws(key, shape [4] of x) -> (Draws, dropout key)`."""
+    factor = upscaling(stage)
+
+    def draw(key: Array, shape: tuple[int, ...]) -> tuple[Draws, Array]:
+        time_key, noise_key, aug_key, aug_noise_key, dropout_key = jax.random.split(key, 5)
+        batch, height, width, channels = shape
+        draws = Draws(t=draw_times(time_key, batch), eps=jax.random.normal(noise_key, shape))
+        if factor:
+            small = (batch, height // factor, width // factor, channels)
+            draws = draws.replace(
+                aug_level=jax.random.uniform(aug_key, (batch,)),
+                aug_eps=jax.random.normal(aug_noise_key, small),
+            )
+        return draws, dropout_key
+
+    return draw
+
+
 def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
     """The loss of one training batch.
 
@@ -127,21 +146,61 @@ def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array
       in [-1, 1] and text that already has its null rows.
     """
     loss_of_draws = make_loss_of_draws(stage, model)
-    factor = upscaling(stage)
+    draw = make_draws(stage)
 
     def loss(params: Params, x: Array, text: TextCond, key: Array) -> tuple[Array, Array]:
-        time_key, noise_key, aug_key, aug_noise_key, dropout_key = jax.random.split(key, 5)
-        batch, height, width, channels = x.shape
-        draws = Draws(t=draw_times(time_key, batch), eps=jax.random.normal(noise_key, x.shape))
-        if factor:
-            small = (batch, height // factor, width // factor, channels)
-            draws = draws.replace(
-                aug_level=jax.random.uniform(aug_key, (batch,)),
-                aug_eps=jax.random.normal(aug_noise_key, small),
-            )
+        draws, dropout_key = draw(key, x.shape)
         return loss_of_draws(params, x, text, draws, dropout_key)
 
     return loss
+
+
+def make_gradient(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Any, ...]]:
+    """The gradient of the mean loss of a batch, in `train.accumulate` parts one after the other.
+
+    Everything random is drawn for the whole batch, so that the parts change nothing but the order
+    of sums; dropout alone has a key for each part.
+
+    Returns:
+      `gradient(params, image [B, H, W, 3] uint8, text, key) -> (grads, loss [B], logsnr [B])`, the
+      rows of the last two in an order of their own.
+    """
+    loss_of_draws = make_loss_of_draws(stage, model)
+    draw = make_draws(stage)
+    parts = stage.train.accumulate
+
+    def gradient(params: Params, image: Array, text: TextCond, key: Array):
+        draws, dropout_key = draw(key, image.shape)
+
+        def part_gradient(image, text, draws, dropout_key):
+            def mean_loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
+                x = normalize_image(image)
+                per_example, logsnr = loss_of_draws(params, x, text, draws, dropout_key)
+                return per_example.mean(), (per_example, logsnr)
+
+            return jax.grad(mean_loss, has_aux=True)(params)
+
+        if parts == 1:
+            grads, (per_example, logsnr) = part_gradient(image, text, draws, dropout_key)
+            return grads, per_example, logsnr
+
+        def split(leaf: Array) -> Array:
+            # Interleaved: each device has rows of every part, so that nothing is sent around.
+            leaf = leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:])
+            return leaf.swapaxes(0, 1)
+
+        def add(total: Params, part: tuple[Any, ...]) -> tuple[Params, tuple[Array, Array]]:
+            *inputs, number = part
+            grads, aux = part_gradient(*inputs, jax.random.fold_in(dropout_key, number))
+            return jax.tree.map(jnp.add, total, grads), aux
+
+        inputs = jax.tree.map(split, (image, text, draws))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, (per_example, logsnr) = jax.lax.scan(add, zeros, (*inputs, jnp.arange(parts)))
+        grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        return grads, per_example.reshape(-1), logsnr.reshape(-1)
+
+    return gradient
 
 
 def make_train_step(
@@ -154,22 +213,15 @@ def make_train_step(
     bool "skipped": the loss or the norm of its gradient was not finite. Of the state, such a step
     changes its number alone.
     """
-    loss_of = make_loss(stage, model)
+    gradient = make_gradient(stage, model)
     train = stage.train
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         drop_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
-        x = normalize_image(batch.image)
-        drop = jax.random.bernoulli(drop_key, train.text_drop_rate, (x.shape[0],))
+        drop = jax.random.bernoulli(drop_key, train.text_drop_rate, (batch.image.shape[0],))
         text = drop_text(batch.text, drop)
-
-        def mean_loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
-            per_example, logsnr = loss_of(params, x, text, loss_key)
-            return per_example.mean(), (per_example, logsnr)
-
-        (loss, (per_example, logsnr)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            state.params
-        )
+        grads, per_example, logsnr = gradient(state.params, batch.image, text, loss_key)
+        loss = per_example.mean()
         # The norm is finite only if every gradient is.
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

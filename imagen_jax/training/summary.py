@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
+from imagen_jax.parallel.sharding import path_string, rule_of
 from imagen_jax.sampling.artefact import typical_images
 from imagen_jax.training.state import TrainState
 
@@ -31,6 +32,32 @@ def human_bytes(size: float) -> str:
     exponent = min(int(math.log(max(size, 1), 1024)), 4)
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[exponent]
     return f"{size / 1024**exponent:.1f} {unit}"
+
+
+def describe_layout(mesh: Mesh, state: TrainState) -> list[str]:
+    """What is cut over which axes: a line for each layout, with its size whole and on a device.
+
+    Nothing on one device, where there is nothing to tell.
+    """
+    if mesh.size == 1:
+        return []
+    groups: dict[str, list[jax.ShapeDtypeStruct]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        axes = [axis for axis in leaf.sharding.spec if axis is not None]
+        layout = "cut over " + " and ".join(axes) if axes else "whole on every device"
+        rule = rule_of(path_string(path))
+        if "tensor" in axes:
+            layout += f" ({rule.why})"
+        groups.setdefault(layout, []).append(leaf)
+    lines = []
+    for layout, leaves in sorted(groups.items(), key=lambda item: -bytes_per_device(item[1])):
+        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        each = bytes_per_device(leaves)
+        lines.append(
+            f"{layout}: {len(leaves)} arrays, {human_bytes(whole)}, "
+            f"{human_bytes(each)} on each device"
+        )
+    return lines
 
 
 def describe(name: str, stage: StageConfig, mesh: Mesh, state: TrainState) -> str:
@@ -59,6 +86,7 @@ def describe(name: str, stage: StageConfig, mesh: Mesh, state: TrainState) -> st
         lines.append(f"    {level:<10}{count_parameters(tree):>14,}")
     lines += [
         f"  memory      {human_bytes(bytes_per_device(state))} of state per device",
+        *(f"    {line}" for line in describe_layout(mesh, state)),
         f"  images      {train.batch_size} a step, {images:,} in {train.num_steps:,} steps; "
         f"{typical:,} are typical for this size ({images / typical:.2%})",
     ]

@@ -17,8 +17,10 @@ from jax.sharding import Mesh
 from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.sources import Item, Source, load_source
+from imagen_jax.parallel.mesh import replicated
+from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.text.encoder import TextEncoder
-from imagen_jax.training.feed import device_batches, global_array
+from imagen_jax.training.feed import device_batches
 from imagen_jax.training.step import (
     Draws,
     bucket_means,
@@ -57,9 +59,12 @@ class Validation:
         train_source: Source,
     ):
         stage = config.stages[name]
-        self._encoder, self._mesh = encoder, mesh
+        self._encoder = encoder
         self._batch_size = stage.train.batch_size
-        self._sums = jax.jit(make_validation_sums(stage, model))
+        self._rows = BatchRows(mesh, self._batch_size)
+        sums = make_validation_sums(stage, model)
+        # Every process reads the result.
+        self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._stage, self._number = stage, 0
         if not stage.train.validate_every:
             self.note = "no validation (train.validate_every=0)"
@@ -86,10 +91,10 @@ class Validation:
 
     def __call__(self, params: Params) -> dict[str, float | dict[str, float]]:
         """The loss of `params` (the EMA), in all and by log-SNR, as plain numbers."""
-        batches = device_batches(self._host_batches(), self._encoder, self._mesh)
+        batches = device_batches(self._host_batches(), self._encoder, self._rows)
         sums = [
             self._sums(params, batch, *rows)
-            for (batch, _), rows in zip(batches, self._rows(), strict=True)
+            for (batch, _), rows in zip(batches, self._numbers(), strict=True)
         ]
         total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(sums))
         return {
@@ -104,20 +109,18 @@ class Validation:
             yield {
                 "image": np.stack([item.image for item in items]),
                 "captions": [item.caption for item in items],
-                "num_bad": 0,
+                "bad": np.zeros(len(items), bool),
             }
 
-    def _rows(self) -> Iterator[tuple[Array, Array]]:
+    def _numbers(self) -> Iterator[tuple[Array, Array]]:
         """The index of each row `[B]` int32 and its weight `[B]`, 0 where it fills the batch."""
         for index in self._local_indices():
             weight = (index < len(self._items)).astype(np.float32)
-            yield global_array(index, self._mesh), global_array(weight, self._mesh)
+            yield self._rows.global_array(index), self._rows.global_array(weight)
 
     def _local_indices(self) -> Iterator[np.ndarray]:
-        local = self._batch_size // jax.process_count()
-        first = jax.process_index() * local
         for start in range(0, len(self._items), self._batch_size):
-            yield np.arange(start + first, start + first + local, dtype=np.int32)
+            yield (start + self._rows.local).astype(np.int32)
 
 
 def make_validation_sums(

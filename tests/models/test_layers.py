@@ -107,8 +107,9 @@ def test_unstack_has_the_gradient_of_indexing():
     np.testing.assert_array_equal(grad, [[0, 0], [0, 0], [5, 5]])
 
 
+@pytest.mark.parametrize("remat", ["none", "full", "convs"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_stacked_blocks_run_in_order_each_with_its_own(scan):
+def test_stacked_blocks_run_in_order_each_with_its_own(scan, remat):
     class Parent(nn.Module):
         @nn.compact
         def __call__(self, h):
@@ -117,7 +118,14 @@ def test_stacked_blocks_run_in_order_each_with_its_own(scan):
 
             extras = [jnp.array(10.0), jnp.array(20.0), jnp.array(30.0)]
             return run_stacked(
-                self, "blocks", body, lambda _: {"gain": jnp.ones(())}, h, extras, scan=scan
+                self,
+                "blocks",
+                body,
+                lambda _: {"gain": jnp.ones(())},
+                h,
+                extras,
+                scan=scan,
+                remat=remat,
             )
 
     params = {"blocks": {"gain": jnp.array([2.0, 3.0, 5.0])}}

@@ -300,6 +300,27 @@ def test_contradictory_configurations_are_refused(changes, message):
         build(**changes)
 
 
+def test_attention_that_no_device_holds_is_refused():
+    config = ModelConfig(
+        channels=(64, 64),
+        num_res_blocks=(1, 1),
+        strides=(1, 2),
+        self_attention=(True, True),
+        text_attention=("none", "none"),
+        head_dim=64,
+    )
+    # One head, 4 bytes: 128^4 * 4 = 1 GiB, 256^4 * 4 = 16 GiB; the second level has half the side.
+    build_model(config, resolution=128, low_res=False, text_dim=4)
+    with pytest.raises(
+        UserError, match=r"level 0 would attend over 256x256.*16.0 GiB.*\[0\]=False"
+    ):
+        build_model(config, resolution=256, low_res=False, text_dim=4)
+    lower = dataclasses.replace(config, self_attention=(False, True))
+    build_model(lower, resolution=256, low_res=False, text_dim=4)
+    with pytest.raises(UserError, match="level 1 would attend over 256x256"):
+        build_model(lower, resolution=512, low_res=False, text_dim=4)
+
+
 def test_wrong_inputs_are_refused(tiny):
     with pytest.raises(UserError, match="8x7"):
         tiny.predict(tiny.params, z=tiny.z[:, :, :7])

@@ -4,10 +4,11 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -25,11 +26,22 @@ ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
 # Seconds that no process needs, on a machine that is busy with other things.
 TIMEOUT = 900
-TIMING = ("images_per_second", "data_wait_share")
+TIMING = (
+    "images_per_second",
+    "data_wait_share",
+    "goodput",
+    "model_flops_per_second_per_device",
+    "mfu",
+)
 
 
 def start(
-    workdir: Path, file_limit: int | None = None, cache: Path | None = None, **train
+    workdir: Path,
+    file_limit: int | None = None,
+    cache: Path | None = None,
+    devices: int = 1,
+    flags: Sequence[str] = (),
+    **train,
 ) -> subprocess.Popen:
     """Starts train.py.
 
@@ -37,6 +49,8 @@ def start(
       workdir: of the run.
       file_limit: bytes that no file may exceed.
       cache: of compiled programs; by default that of the tests.
+      devices: of the process.
+      flags: further ones.
       train: settings of the stage's TrainConfig.
     """
 
@@ -45,7 +59,7 @@ def start(
 
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(cache or jax.config.jax_compilation_cache_dir),
         # What is cut short in the cache would be met by others.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2" if file_limit is None else "1e9",
@@ -57,6 +71,7 @@ def start(
         f"--config={SMALLEST}",
         f"--workdir={workdir}",
         *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),
+        *flags,
     ]
     return subprocess.Popen(
         command,
@@ -66,6 +81,27 @@ def start(
         text=True,
         preexec_fn=limit_files if file_limit else None,
     )
+
+
+def joined(number: int) -> list[list[str]]:
+    """The flags of each of `number` processes that work together on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [
+        [f"--coordinator=localhost:{port}", f"--num_processes={number}", f"--process_id={place}"]
+        for place in range(number)
+    ]
+
+
+def start_pair(workdir: Path, *, flags: Sequence[str] = (), **settings) -> list[subprocess.Popen]:
+    """Starts two processes of one job, process 0 first; arguments as of `start`."""
+    return [start(workdir, flags=[*place, *flags], **settings) for place in joined(2)]
+
+
+def finish_pair(pair: list[subprocess.Popen]) -> list[str]:
+    """Waits for both to end well, and returns what they printed."""
+    return [finish(process) for process in pair]
 
 
 def finish(process: subprocess.Popen, status: int = 0, tracebacks: bool = False) -> str:

@@ -126,6 +126,54 @@ def test_five_steps_of_muon_are_the_same_on_a_mesh():
         )
 
 
+@pytest.mark.slow
+def test_a_batch_in_parts_is_the_whole_batch(on_one_device):
+    losses, state, metrics = run_steps(tiny_stage(accumulate=4), MeshConfig(), 1)
+    expected_losses, expected, expected_metrics = on_one_device
+    # As between meshes: f32 sums in another order.
+    np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
+    np.testing.assert_allclose(
+        metrics["bucket_loss"], expected_metrics["bucket_loss"], rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_array_equal(metrics["bucket_count"], expected_metrics["bucket_count"])
+    for want, have in zip(
+        jax.tree.leaves(expected.ema_params), jax.tree.leaves(state.ema_params), strict=True
+    ):
+        np.testing.assert_allclose(np.asarray(have), np.asarray(want), atol=2.5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["8 fsdp", "2x2x2"])
+def test_parts_are_cut_without_moving_the_batch(name):
+    stage = dataclasses.replace(
+        tiny_stage(accumulate=2),
+        train=TrainConfig(batch_size=16, accumulate=2, warmup_steps=0),
+    )
+    mesh = make_mesh(MESHES[name])
+    model, optimizer = network(stage), make_optimizer(stage.train)
+    state = abstract_state(model, optimizer, mesh)
+    rows = batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((16, *leaf.shape[1:]), leaf.dtype, sharding=rows),
+        random_batch(0, stage),
+    )
+    step = jax.jit(
+        step_module.make_train_step(stage, model, optimizer),
+        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
+    )
+    with jax.set_mesh(mesh):
+        text = step.lower(state, batch, KEY).compile().as_text()
+    assert "all-to-all" not in text
+    # On "tensor" the partitioner exchanges parts of kernels.
+    assert mesh.shape["tensor"] > 1 or "collective-permute" not in text
+    # The sum of the gradients is cut as the parameters are.
+    large = max(jax.tree.leaves(state.params), key=lambda leaf: leaf.size)
+    whole = "f32[" + ",".join(map(str, large.shape)) + "]"
+    loops = [line for line in text.splitlines() if " while(" in line]
+    assert loops
+    assert not any(whole in line.split(" while(")[0] for line in loops)
+
+
 def test_fsdp_shards_parameters_ema_and_optimizer_alike():
     stage = tiny_stage()
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))
