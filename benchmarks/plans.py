@@ -30,15 +30,13 @@ class Row:
     Attributes:
       table: the table that it belongs to.
       stage, topology: as the planner takes them.
-      fsdp: parts that the state is cut into.
       note: what distinguishes it from the others, such as a remat policy.
-      overrides: further settings below the stage, such as "train.batch_size=64".
+      overrides: further flags.
     """
 
     table: str
     stage: str
     topology: str
-    fsdp: int
     note: str = ""
     overrides: tuple[str, ...] = ()
 
@@ -50,24 +48,27 @@ class Row:
             f"--topology={self.topology}",
             "--text_dim=4096",
             "--effort=low",
-            "--config.mesh.data=-1",
-            f"--config.mesh.fsdp={self.fsdp}",
-            *(f"--config.stages.{self.stage}.{override}" for override in self.overrides),
+            *self.overrides,
         ]
 
 
-# An axis of the mesh covers whole axes of the network, so the smallest cut is one of its axes.
-SLICES = {"v5e:16x16": 16, "v5p:4x4x4": 4, "v6e:8x8": 8}
+PAPER = {"base": "v4:8x8x4", "sr256": "v4:4x4x8", "sr1024": "v4:4x4x8"}
 PLANS = [
-    Row("plans", stage, topology, fsdp)
-    for stage, paper in (("base", "v4:8x8x4"), ("sr256", "v4:4x4x8"), ("sr1024", "v4:4x4x8"))
-    for topology, fsdp in {paper: 4, **SLICES}.items()
+    Row("plans", stage, topology)
+    for stage, paper in PAPER.items()
+    for topology in (paper, "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
 ]
 # The base with a quarter of its width, so that it compiles in minutes; 8 pictures a chip as in the
-# paper's batch on 256 chips.
-NARROW = "model.channels=(128,256,384,512)"
+# paper's batch on 256 chips, and the state cut in 4 as it is for the whole base.
+NARROW = "--config.stages.base.model.channels=(128,256,384,512)"
 SCALING = [
-    Row("scaling", "base", topology, 4, "quarter width", (NARROW, f"train.batch_size={8 * chips}"))
+    Row(
+        "scaling",
+        "base",
+        topology,
+        "quarter width",
+        (NARROW, f"--config.stages.base.train.batch_size={8 * chips}", "--config.mesh.fsdp=4"),
+    )
     for topology, chips in (("v4:2x2x2", 8), ("v4:4x4x4", 64), ("v4:8x8x4", 256))
 ]
 

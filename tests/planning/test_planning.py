@@ -157,11 +157,13 @@ def test_a_plan_that_does_not_fit_says_what_helps():
     text = describe(large)
     assert "16.0 GiB needed of 15.8 GiB a chip" in text
     assert "larger --config.mesh.fsdp (now 8; the state takes 25% of a chip)" in text
-    assert "--config.stages.base.model.scan_blocks=True" in text
+    assert "--config.stages.base.model.remat=\"('full','full',)\"" in text
     # One picture a chip cannot become fewer.
-    assert "accumulation" not in text
+    assert "accumulate" not in text
     more = dataclasses.replace(FACTS, peak_bytes=15 * GIB, rows=64)
-    assert any("now 2 a chip" in line for line in remedies(plan(more)))
+    assert any(
+        "now 2 a chip): --config.stages.base.train.accumulate=2" in x for x in remedies(plan(more))
+    )
     cut = dataclasses.replace(more, mesh={"data": 1, "fsdp": 32, "tensor": 1})
     assert not any("mesh.fsdp" in line for line in remedies(plan(cut)))
 
