@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -250,7 +251,12 @@ def test_a_program_that_edits_leave_as_it_was_is_not_compiled_again(config, monk
         compiled.append(effort)
         return dataclasses.replace(facts, peak_bytes=9, argument_bytes=5, code_bytes=1), ""
 
+    def lower_program(program, config, name, text_dim, topology):
+        text = f"program for {config.stages[name].train.batch_size} pictures"
+        return FACTS, SimpleNamespace(as_text=lambda: text)
+
     monkeypatch.setattr(report, "compile_program", compile_program)
+    monkeypatch.setattr(report, "lower_program", lower_program)
 
     def plan(config=config, effort="low"):
         return report.make_plan(
