@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from imagen_jax.text.encoder import TextEncoder
@@ -42,16 +43,16 @@ def global_array(local: np.ndarray, mesh: Mesh) -> Array:
 
 def device_batches(
     host_batches: Iterator[dict[str, Any]], encoder: TextEncoder, mesh: Mesh
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[Batch, LeftOut]]:
     """Encodes captions on the mesh and lays pictures (uint8) out over it.
 
     The encoder's program is dispatched behind the step in progress, so it delays nothing on the
-    host. Yields the batch and how many of this process's rows stand in for unreadable ones.
+    host. Yields the batch and the items that were left out of this process's rows.
     """
     for host in host_batches:
         ids, mask = encoder.tokenizer(host["captions"], encoder.max_length)
         text = encoder.encode(global_array(ids, mesh), global_array(mask, mesh))
-        yield Batch(image=global_array(host["image"], mesh), text=text), host["num_bad"]
+        yield Batch(image=global_array(host["image"], mesh), text=text), host["left_out"]
 
 
 def abstract_batch(stage: StageConfig, encoder: TextEncoder, mesh: Mesh) -> Batch:

@@ -31,7 +31,7 @@ from imagen_jax.training.interrupt import StopSignal
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
-from imagen_jax.training.record import Progress, Saved, SkippedSteps, Window
+from imagen_jax.training.record import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
@@ -186,6 +186,7 @@ def train_stage(
         outputs = Outputs(directory, config, name, encoder, mesh, checkpoints, step)
         resources.callback(outputs.close)
         window = Window(progress.open_window)
+        left_out_items = LeftOutItems(progress, config.data.max_bad_share)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
 
         def save() -> None:
@@ -198,9 +199,9 @@ def train_stage(
         # --- loop -----------------------------------------------------------------------------
         while step < train.num_steps and stop.received is None:
             wait_start = time.perf_counter()
-            batch, num_bad = next(stream)
+            batch, left_out = next(stream)
             window.data_wait += time.perf_counter() - wait_start
-            progress.bad_items += num_bad
+            left_out_items.add(left_out, train.batch_size // jax.process_count())
             state, metrics = step_program(state, batch, key)
             step += 1
             progress.examples_seen += train.batch_size
@@ -224,6 +225,8 @@ def train_stage(
                     "learning_rate": float(rate_of(max(updates - 1, 0))),
                     "images_seen": progress.images_before + progress.examples_seen,
                     "bad_items": progress.bad_items,
+                    "bad_items_by_kind": dict(progress.bad_by_kind),
+                    "filtered_items_by_kind": dict(progress.filtered_by_kind),
                     "skipped_steps": progress.skipped_steps,
                 }
             if validation and due(train.validate_every):

@@ -5,6 +5,7 @@ All of it is saved with the checkpoint, so that a run that continues writes the 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import time
@@ -14,9 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.errors import UserError
 from imagen_jax.training.state import TrainState
 from imagen_jax.training.step import Metrics, bucket_means
+
+# Fewer pictures say nothing of a share.
+_ENOUGH = 100
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,6 +33,8 @@ class Progress:
       images_before: images that the weights had seen before this run (`--init_from`). The position
         in the order of the data is the sum of both.
       bad_items: pictures that could not be read, so that others took their places.
+      bad_by_kind: the same by kind of fault.
+      filtered_by_kind: pictures that the config's filters left out, by filter.
       skipped_steps: steps that changed nothing because their loss or gradient was not finite.
       skipped_in_a_row: how many of the last ones.
       last_loss: of the last log line.
@@ -37,6 +44,8 @@ class Progress:
     examples_seen: int = 0
     images_before: int = 0
     bad_items: int = 0
+    bad_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
+    filtered_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     last_loss: float | None = None
@@ -50,6 +59,51 @@ class Saved:
     step: int
     state: TrainState
     progress: Progress
+
+
+class LeftOutItems:
+    """Counts pictures that were left out, and stops a run in which too many cannot be read.
+
+    Args:
+      progress: its counters are kept up to date.
+      limit: `data.max_bad_share`.
+    """
+
+    def __init__(self, progress: Progress, limit: float):
+        self._progress = progress
+        self._limit = limit
+        # Of this process since it started: what was mended since then does not count.
+        self._rows = 0
+        self._bad: collections.Counter[str] = collections.Counter()
+
+    def add(self, left_out: LeftOut, rows: int) -> None:
+        """What was left out for the next `rows` rows of this process.
+
+        Raises:
+          UserError: more than the limit of all pictures so far (of a hundred at least) are bad.
+        """
+        progress, bad = self._progress, left_out["bad"]
+        _add_counts(progress.bad_by_kind, bad)
+        _add_counts(progress.filtered_by_kind, left_out["filtered"])
+        progress.bad_items += sum(bad.values())
+        self._rows += rows
+        self._bad.update(bad)
+        total = self._bad.total()
+        tried = self._rows + total
+        if tried >= _ENOUGH and total > self._limit * tried:
+            kinds = "\n".join(f"  {number:,} {kind}" for kind, number in self._bad.most_common())
+            raise UserError(
+                f"{total:,} of {tried:,} pictures cannot be used, more than "
+                f"data.max_bad_share={self._limit}:\n{kinds}\n"
+                "The warnings above name some of them, and python -m imagen_jax.cli.check_data "
+                "--config=... shows more. Mend the data, or allow a greater share, and run the "
+                "same command again: it continues from the last checkpoint"
+            )
+
+
+def _add_counts(total: dict[str, int], counts: dict[str, int]) -> None:
+    for kind, number in counts.items():
+        total[kind] = total.get(kind, 0) + number
 
 
 class SkippedSteps:

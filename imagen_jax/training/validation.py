@@ -71,7 +71,7 @@ class Validation:
             return
         self.note = f"validation on {self._number} held-out pictures"
         if not train_source.endless and len(self._source) == len(train_source):
-            # A folder that is too small to be split, see FolderSource.
+            # A set that is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
             )
@@ -104,7 +104,7 @@ class Validation:
             yield {
                 "image": np.stack([item.image for item in items]),
                 "captions": [item.caption for item in items],
-                "num_bad": 0,
+                "left_out": {},
             }
 
     def _rows(self) -> Iterator[tuple[Array, Array]]:
