@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards
 from imagen_jax.parallel.placement import BatchRows, replicate
@@ -38,18 +39,16 @@ def replicate_encoder(encoder: TextEncoder, mesh: Mesh) -> TextEncoder:
 
 def device_batches(
     host_batches: Iterator[dict[str, Any]], encoder: TextEncoder, rows: BatchRows
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[Batch, LeftOut]]:
     """Encodes captions on the mesh and lays pictures (uint8) out over it.
 
     The encoder's program is dispatched behind the step in progress, so it delays nothing on the
-    host. Yields the batch and how many rows stand in for unreadable ones; added up over the
-    processes, each row counts once.
+    host. Yields the batch and the items that were left out of this process's rows.
     """
     for host in host_batches:
         ids, mask = encoder.tokenizer(host["captions"], encoder.max_length)
         text = encoder.encode(rows.global_array(ids), rows.global_array(mask))
-        batch = Batch(image=rows.global_array(host["image"]), text=text)
-        yield batch, int(host["bad"][rows.counted].sum())
+        yield Batch(image=rows.global_array(host["image"]), text=text), host["left_out"]
 
 
 def abstract_batch(stage: StageConfig, encoder: TextEncoder, mesh: Mesh) -> Batch:

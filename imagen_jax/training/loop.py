@@ -37,7 +37,7 @@ from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
 from imagen_jax.training.profile import Profile
-from imagen_jax.training.record import BadItems, Progress, Saved, SkippedSteps, Window
+from imagen_jax.training.record import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
@@ -185,6 +185,7 @@ def train_stage(
             # Weights that are trained on go on in the data, too, instead of seeing its start again.
             start_index=progress.images_before + progress.examples_seen,
             rows=rows.local,
+            counted=rows.counted,
             num_threads=config.data.num_threads,
             num_workers=config.data.num_workers,
             flip=config.data.flip,
@@ -202,8 +203,8 @@ def train_stage(
         outputs = Outputs(directory, config, name, encoder, mesh, checkpoints, step)
         resources.callback(outputs.close)
         window = Window(progress.open_window)
+        left_out_items = LeftOutItems(progress, config.data.max_bad_share, agreement)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
-        bad_items = BadItems(progress, agreement)
         utilization = Utilization(image_flops, mesh)
         profile = Profile(profile_steps if is_main() else None, directory / "profile", outputs.tell)
         resources.callback(profile.close)
@@ -211,7 +212,7 @@ def train_stage(
         resources.enter_context(explain_lost_peer())
 
         def save() -> None:
-            bad_items.settle()
+            left_out_items.settle()
             progress.open_window = window.saved()
             outputs.save(Saved(step=step, state=state, progress=progress))
 
@@ -223,9 +224,9 @@ def train_stage(
         while step < train.num_steps and vote.passing() is None:
             wait_start = time.perf_counter()
             with goodput.during("data_wait"):
-                batch, num_bad = next(stream)
+                batch, left_out = next(stream)
             window.data_wait += time.perf_counter() - wait_start
-            bad_items.here += num_bad
+            left_out_items.add(left_out, len(rows.local))
             with profile.step(step + 1):
                 state, metrics = step_program(state, batch, key)
             profile.dispatched(metrics)
@@ -243,7 +244,7 @@ def train_stage(
                 values = window.summarize(train.batch_size)
                 window = Window()
                 progress.last_loss = values.get("loss", progress.last_loss)
-                bad_items.settle()
+                left_out_items.settle()
                 with window.paused(), goodput.during("evaluation"):
                     gap = float(condition_gap(state.ema_params, batch, key))
                 updates = step - progress.skipped_steps
@@ -252,6 +253,8 @@ def train_stage(
                     "learning_rate": float(rate_of(max(updates - 1, 0))),
                     "images_seen": progress.images_before + progress.examples_seen,
                     "bad_items": progress.bad_items,
+                    "bad_items_by_kind": dict(progress.bad_by_kind),
+                    "filtered_items_by_kind": dict(progress.filtered_by_kind),
                     "skipped_steps": progress.skipped_steps,
                     "goodput": goodput.shares(),
                 }

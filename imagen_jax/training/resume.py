@@ -15,6 +15,7 @@ from imagen_jax.training.state import TrainState
 # What may differ between a checkpoint and the config that continues it: lengths, intervals,
 # places and devices. Everything else would make a different run under the same name.
 CHANGEABLE = (
+    "data.max_bad_share",
     "data.num_threads",
     "data.num_workers",
     "data.path",

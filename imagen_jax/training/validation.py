@@ -76,7 +76,7 @@ class Validation:
             return
         self.note = f"validation on {self._number} held-out pictures"
         if not train_source.endless and len(self._source) == len(train_source):
-            # A folder that is too small to be split, see FolderSource.
+            # A set that is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
             )
@@ -109,7 +109,7 @@ class Validation:
             yield {
                 "image": np.stack([item.image for item in items]),
                 "captions": [item.caption for item in items],
-                "bad": np.zeros(len(items), bool),
+                "left_out": {},
             }
 
     def _numbers(self) -> Iterator[tuple[Array, Array]]:
