@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
-from imagen_jax.text import t5_load
+from imagen_jax.parallel.sharding import frozen_shardings
+from imagen_jax.text import hf_files, t5_load
 from imagen_jax.text.t5 import T5Config, T5Encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.types import Array, Params, TextCond
@@ -21,14 +25,44 @@ EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
 
 
+class TextSource(Protocol):
+    """What training asks for text: an encoder, or a store of what one has encoded.
+
+    Attributes:
+      dim: width D of the tokens.
+      max_length: tokens L a caption is cut to.
+      identity: hash of weights and architecture; embeddings of different identities do not mix.
+      tokenizer_hash: hash of the tokenizer's file.
+    """
+
+    dim: int
+    max_length: int
+    identity: str
+    tokenizer_hash: str
+
+    def prepare(self, captions: Sequence[str]) -> Any:
+        """The part of the work that needs no accelerator; may run in a thread."""
+        ...
+
+    def embed(self, prepared: Any, sharding: NamedSharding | None = None) -> TextCond:
+        """The rest: `[B, L, D]` f32 tokens, 0 where padded, and the mask `[B, L]`.
+
+        Args:
+          prepared: what `prepare` returned for this process's rows.
+          sharding: of the global result (None: on the default device). All processes call this
+            in the same order.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """A tokenizer and a frozen T5 encoder.
+    """A tokenizer and a frozen encoder; a `TextSource`.
 
     Attributes:
       tokenizer: captions to ids.
-      params: of `T5Encoder`, on the default device.
-      config: the encoder's shape and compute dtype.
+      params: of the network.
+      config: the network's shape and compute dtype.
       identity: hash of weights and architecture; embeddings of different identities do not mix.
       tokenizer_hash: hash of the tokenizer's file.
       max_length: tokens a caption is cut to.
@@ -50,13 +84,34 @@ class TextEncoder:
         """Encodes ids `[B, L]` int and mask `[B, L]` bool; compiled once per shape."""
         return encode(self.params, self.config, jnp.asarray(ids), jnp.asarray(mask))
 
-    def encode_captions(self, captions: Sequence[str]) -> TextCond:
+    def prepare(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids `[B, L]` int32 and their mask `[B, L]` bool, L = `max_length`."""
+        return self.tokenizer(captions, self.max_length)
+
+    def embed(
+        self, prepared: tuple[np.ndarray, np.ndarray], sharding: NamedSharding | None = None
+    ) -> TextCond:
+        """Encodes what `prepare` returned; see `TextSource`."""
+        if sharding is None:
+            return self.encode(*prepared)
+        ids, mask = (jax.make_array_from_process_local_data(sharding, part) for part in prepared)
+        return encode(self.params, self.config, ids, mask, sharding)
+
+    def encode_captions(
+        self, captions: Sequence[str], sharding: NamedSharding | None = None
+    ) -> TextCond:
         """Tokenizes and encodes `[B]` captions at L = `max_length`."""
-        return self.encode(*self.tokenizer(captions, self.max_length))
+        return self.embed(self.prepare(captions), sharding)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def encode(params: Params, config: T5Config, ids: Array, mask: Array) -> TextCond:
+@functools.partial(jax.jit, static_argnames=("config", "sharding"))
+def encode(
+    params: Params,
+    config: T5Config,
+    ids: Array,
+    mask: Array,
+    sharding: NamedSharding | None = None,
+) -> TextCond:
     """Encodes token ids; a pure function, for use inside larger programs.
 
     Args:
@@ -64,21 +119,32 @@ def encode(params: Params, config: T5Config, ids: Array, mask: Array) -> TextCon
       config: its shape (static).
       ids: `[B, L]` int.
       mask: `[B, L]` bool, True where a token is valid.
+      sharding: of the result (None: the compiler's choice).
 
     Returns:
-      tokens `[B, L, D]` float32, 0 where padded, and the mask.
+      tokens `[B, L, D]` float32 with values of the encoder's dtype, 0 where padded, and the mask.
     """
     states = T5Encoder(config).apply({"params": params}, ids, mask)
-    return TextCond(tokens=jnp.where(mask[:, :, None], states, 0.0), mask=mask)
+    # Rounded to the encoder's dtype, so that embeddings stored in it are the same numbers.
+    states = states.astype(config.dtype).astype(jnp.float32)
+    text = TextCond(tokens=jnp.where(mask[:, :, None], states, 0.0), mask=mask)
+    return text if sharding is None else jax.lax.with_sharding_constraint(text, sharding)
 
 
-def load_encoder(config: TextConfig, *, dtype: str | None = None) -> TextEncoder:
+def load_encoder(
+    config: TextConfig, *, dtype: str | None = None, mesh: Mesh | None = None
+) -> TextEncoder:
     """Loads a text encoder.
 
+    In a job of several processes the directory must be the same for all of them; the first one
+    alone reads it whole, for its hash.
+
     Args:
-      config: `encoder` is "embedded" or the path of a Hugging Face T5 directory.
+      config: `encoder` is "embedded", the path of a Hugging Face T5 directory, or a hub id.
       dtype: of parameters and matrix products. By default float32 for the embedded encoder and
         bfloat16 for others.
+      mesh: where the parameters go; large ones are spread over it, see
+        `parallel.sharding.frozen_shardings`. None: the default device.
 
     Raises:
       UserError: the directory does not exist, a file is missing or damaged or does not fit the
@@ -87,13 +153,8 @@ def load_encoder(config: TextConfig, *, dtype: str | None = None) -> TextEncoder
     if config.max_length < 1:
         raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
     embedded = config.encoder == EMBEDDED
-    directory = EMBEDDED_DIRECTORY if embedded else Path(config.encoder).expanduser()
-    if not directory.is_dir():
-        raise UserError(
-            f"text.encoder is {config.encoder!r}: neither 'embedded' nor a directory that exists."
-        )
+    directory = EMBEDDED_DIRECTORY if embedded else hf_files.find_directory(config.encoder)
     dtype = dtype or ("float32" if embedded else "bfloat16")
-    t5_load.check_checksums(directory)
     t5_config = t5_load.read_config(directory, dtype)
     tokenizer = load_tokenizer(directory)
     if tokenizer.vocab_size > t5_config.vocab_size:
@@ -101,12 +162,31 @@ def load_encoder(config: TextConfig, *, dtype: str | None = None) -> TextEncoder
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the encoder "
             f"{t5_config.vocab_size}: they are not of the same model."
         )
-    params = jax.tree.map(jnp.asarray, t5_load.load_params(directory, t5_config, dtype))
+
+    def whole_identity() -> str:
+        hf_files.check_checksums(directory)
+        return hf_files.identity(directory, t5_config)
+
+    identity = whole_identity() if mesh is None else _of_first_process(whole_identity, mesh)
+    shardings = None
+    if mesh is not None:
+        shardings = frozen_shardings(t5_load.abstract_params(t5_config, dtype), mesh)
     return TextEncoder(
         tokenizer=tokenizer,
-        params=params,
+        params=t5_load.load_params(directory, t5_config, dtype, shardings),
         config=t5_config,
-        identity=t5_load.identity(directory, t5_config),
+        identity=identity,
         tokenizer_hash=tokenizer.hash,
         max_length=config.max_length,
     )
+
+
+def _of_first_process(function: Callable[[], str], mesh: Mesh) -> str:
+    """A hash in hex that the first of the mesh's processes computes for all of them."""
+    if len({device.process_index for device in mesh.devices.flat}) == 1:
+        return function()
+    from jax.experimental import multihost_utils
+
+    text = function() if jax.process_index() == 0 else "0" * 64
+    value = np.frombuffer(bytes.fromhex(text), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(value))).hex()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.errors import UserError
-from imagen_jax.text.t5_load import file_hash
+from imagen_jax.text.hf_files import file_hash
 
 SENTENCEPIECE = "spiece.model"
 FAST = "tokenizer.json"
