@@ -71,7 +71,7 @@ def train(config: CascadeConfig, stages: list[str], stop: StopSignal) -> signal.
 
     setup_jax()
     mesh = make_mesh(config.mesh)
-    encoder = load_encoder(config.text)
+    encoder = load_encoder(config.text, mesh=mesh)
     weights = None
     if INIT_FROM.value is not None:
         weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)

@@ -24,7 +24,7 @@ from imagen_jax.models import build_model
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.interrupt import StopSignal
@@ -45,7 +45,7 @@ def train_stage(
     config: CascadeConfig,
     name: str,
     workdir: epath.Path,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     stop: StopSignal,
     *,
@@ -58,7 +58,7 @@ def train_stage(
       config: the cascade's.
       name: of the stage.
       workdir: the stage's run lies in `workdir/<name>/`.
-      encoder: the frozen text encoder.
+      encoder: the frozen text encoder, on the mesh, or what it has stored.
       mesh: the devices.
       stop: ends the run once it has received a signal.
       init_from: weights to start from when there is no checkpoint yet.
@@ -82,7 +82,6 @@ def train_stage(
 
     # --- model, optimizer, abstract state -----------------------------------------------------
     feed.check_batch_size(train.batch_size, mesh, f"config.stages.{name}.train.batch_size")
-    encoder = feed.replicate_encoder(encoder, mesh)
     model = build_model(
         stage.model,
         resolution=stage.resolution,
@@ -178,6 +177,7 @@ def train_stage(
         )
         resources.callback(host_batches.close)
         stream = feed.device_batches(host_batches, encoder, mesh)
+        resources.callback(stream.close)
         condition_gap = jax.jit(make_condition_gap(stage, model))
         rate_of = learning_rate(train)
 
@@ -275,7 +275,7 @@ def compile_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     abstract: TrainState,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     key: Array,
 ) -> jax.stages.Compiled:

@@ -20,7 +20,7 @@ from imagen_jax.config import CascadeConfig, to_json_dict
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
 from imagen_jax.sampling.images import save_png
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.logs import RunLog
 from imagen_jax.training.record import Saved
@@ -30,7 +30,7 @@ def export_ema(
     directory: epath.Path,
     config: CascadeConfig,
     name: str,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     saved: Saved,
 ) -> None:
@@ -69,7 +69,7 @@ class Outputs:
         directory: epath.Path,
         config: CascadeConfig,
         name: str,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         checkpoints: Checkpoints,
         step: int,

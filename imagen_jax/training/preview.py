@@ -18,7 +18,7 @@ from imagen_jax.models import apply_model, project_text
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling.images import labelled_grid
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.step import low_res_condition
 from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8
 
@@ -44,7 +44,7 @@ class Previews:
         stage: StageConfig,
         model: nn.Module,
         source: Source,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         key: Array,
         seed: int,
@@ -53,9 +53,8 @@ class Previews:
         items = spread_items(source, NUM_PICTURES)
         self._captions = [item.caption for item in items]
         image = np.stack([item.image for item in items])
-        ids, mask = encoder.tokenizer(self._captions, encoder.max_length)
-        image, ids, mask = jax.device_put((image, ids, mask), replicated(mesh))
-        self._batch = Batch(image=image, text=encoder.encode(ids, mask))
+        text = encoder.embed(encoder.prepare(self._captions), replicated(mesh))
+        self._batch = Batch(image=jax.device_put(image, replicated(mesh)), text=text)
         self._grid = make_x_hat_grid(stage, model)
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.sources import Item, Source, load_source
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.feed import device_batches, global_array
 from imagen_jax.training.step import (
     Draws,
@@ -52,7 +52,7 @@ class Validation:
         config: CascadeConfig,
         name: str,
         model: nn.Module,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         train_source: Source,
     ):
