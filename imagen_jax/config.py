@@ -16,6 +16,7 @@ from typing import Any
 
 from imagen_jax.errors import UserError
 
+CLEANINGS = ("none", "if")
 SCHEDULES = ("cosine", "shifted_cosine", "linear")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
 
@@ -189,13 +190,15 @@ class TextConfig:
     """The frozen text encoder.
 
     Attributes:
-      encoder: "embedded" (the small T5 that ships with the package) or the path of a Hugging
-        Face T5 directory.
+      encoder: "embedded" (the small T5 that ships with the package), the path of a Hugging Face
+        directory of a T5 or of a CLIP, or the id of one on the hub ("google/t5-v1_1-xl").
       max_length: tokens a caption is cut to, end-of-sequence included.
+      cleaning: what is done to captions first: "none", or "if" (as for the DeepFloyd IF weights).
     """
 
     encoder: str = "embedded"
     max_length: int = 128
+    cleaning: str = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +208,8 @@ class DataConfig:
     Attributes:
       source: "shapes", "emoji" or "folder".
       path: the folder, or the font file of "emoji" (empty: search the usual places).
+      embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
+        the encoder runs beside the training step.
       flip: random horizontal flips. Never for pictures whose caption says left or right.
       num_threads: reading threads of each process or worker.
       num_workers: processes that read ahead, beside each training process (0: it reads itself,
@@ -213,6 +218,7 @@ class DataConfig:
 
     source: str = "shapes"
     path: str = ""
+    embeddings: str = ""
     flip: bool = False
     num_threads: int = 2
     num_workers: int = 0
@@ -343,6 +349,7 @@ def validate(config: CascadeConfig) -> None:
     """Checks ranges and that the stages form a cascade. Raises UserError."""
     _choice("config.data.source", config.data.source, ("shapes", "emoji", "folder"))
     _at_least("config.text.max_length", config.text.max_length, 2)
+    _choice("config.text.cleaning", config.text.cleaning, CLEANINGS)
     _at_least("config.data.num_threads", config.data.num_threads, 1)
     _at_least("config.data.num_workers", config.data.num_workers, 0)
     if not config.stages:

@@ -66,12 +66,16 @@ def train(config: CascadeConfig, stages: list[str], stop: StopSignal) -> signal.
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
     from imagen_jax.sampling import artefact
+    from imagen_jax.text.embedding_store import open_store
     from imagen_jax.text.encoder import load_encoder
     from imagen_jax.training.loop import train_stage
 
     setup_jax()
     mesh = make_mesh(config.mesh)
-    encoder = load_encoder(config.text, mesh=mesh)
+    if config.data.embeddings:
+        encoder = open_store(config.data.embeddings, config.text, mesh)
+    else:
+        encoder = load_encoder(config.text, mesh=mesh)
     weights = None
     if INIT_FROM.value is not None:
         weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)

@@ -88,6 +88,10 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._items)
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of an item, without its picture."""
+        return (self._items[index][1],)
+
     def item(self, index: int) -> Item:
         file, caption = self._items[index]
         try:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.sharding import frozen_shardings
-from imagen_jax.text import hf_files, t5_load
+from imagen_jax.text import cleaning, hf_files, t5_load
 from imagen_jax.text.t5 import T5Config, T5Encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.types import Array, Params, TextCond
@@ -44,13 +44,13 @@ class TextSource(Protocol):
         """The part of the work that needs no accelerator; may run in a thread."""
         ...
 
-    def embed(self, prepared: Any, sharding: NamedSharding | None = None) -> TextCond:
+    def embed(self, prepared: Any, place: Callable[[np.ndarray], Array] = jnp.asarray) -> TextCond:
         """The rest: `[B, L, D]` f32 tokens, 0 where padded, and the mask `[B, L]`.
 
         Args:
           prepared: what `prepare` returned for this process's rows.
-          sharding: of the global result (None: on the default device). All processes call this
-            in the same order.
+          place: makes a global array of an array of this process's rows; the result is sharded
+            likewise. All processes call this in the same order.
         """
         ...
 
@@ -66,6 +66,7 @@ class TextEncoder:
       identity: hash of weights and architecture; embeddings of different identities do not mix.
       tokenizer_hash: hash of the tokenizer's file.
       max_length: tokens a caption is cut to.
+      cleaning: what is done to captions before, see `text.cleaning`.
     """
 
     tokenizer: Tokenizer
@@ -74,6 +75,7 @@ class TextEncoder:
     identity: str
     tokenizer_hash: str
     max_length: int
+    cleaning: str = "none"
 
     @property
     def dim(self) -> int:
@@ -81,27 +83,30 @@ class TextEncoder:
         return self.config.d_model
 
     def encode(self, ids: Array, mask: Array) -> TextCond:
-        """Encodes ids `[B, L]` int and mask `[B, L]` bool; compiled once per shape."""
-        return encode(self.params, self.config, jnp.asarray(ids), jnp.asarray(mask))
+        """Encodes ids `[B, L]` int and mask `[B, L]` bool; compiled once per shape.
+
+        Where they lie on a mesh, the tokens are sharded as they are.
+        """
+        ids, mask = jnp.asarray(ids), jnp.asarray(mask)
+        sharding = ids.sharding if isinstance(ids.sharding, NamedSharding) else None
+        return encode(self.params, self.config, ids, mask, sharding)
 
     def prepare(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids `[B, L]` int32 and their mask `[B, L]` bool, L = `max_length`."""
+        captions = [cleaning.clean(caption, self.cleaning) for caption in captions]
         return self.tokenizer(captions, self.max_length)
 
     def embed(
-        self, prepared: tuple[np.ndarray, np.ndarray], sharding: NamedSharding | None = None
+        self,
+        prepared: tuple[np.ndarray, np.ndarray],
+        place: Callable[[np.ndarray], Array] = jnp.asarray,
     ) -> TextCond:
         """Encodes what `prepare` returned; see `TextSource`."""
-        if sharding is None:
-            return self.encode(*prepared)
-        ids, mask = (jax.make_array_from_process_local_data(sharding, part) for part in prepared)
-        return encode(self.params, self.config, ids, mask, sharding)
+        return self.encode(*map(place, prepared))
 
-    def encode_captions(
-        self, captions: Sequence[str], sharding: NamedSharding | None = None
-    ) -> TextCond:
+    def encode_captions(self, captions: Sequence[str]) -> TextCond:
         """Tokenizes and encodes `[B]` captions at L = `max_length`."""
-        return self.embed(self.prepare(captions), sharding)
+        return self.embed(self.prepare(captions))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "sharding"))
@@ -150,35 +155,68 @@ def load_encoder(
       UserError: the directory does not exist, a file is missing or damaged or does not fit the
         others, or `max_length` is not positive.
     """
-    if config.max_length < 1:
-        raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
-    embedded = config.encoder == EMBEDDED
-    directory = EMBEDDED_DIRECTORY if embedded else hf_files.find_directory(config.encoder)
-    dtype = dtype or ("float32" if embedded else "bfloat16")
-    t5_config = t5_load.read_config(directory, dtype)
-    tokenizer = load_tokenizer(directory)
-    if tokenizer.vocab_size > t5_config.vocab_size:
-        raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the encoder "
-            f"{t5_config.vocab_size}: they are not of the same model."
-        )
-
-    def whole_identity() -> str:
-        hf_files.check_checksums(directory)
-        return hf_files.identity(directory, t5_config)
-
-    identity = whole_identity() if mesh is None else _of_first_process(whole_identity, mesh)
+    parts = _Parts.find(config, dtype)
+    identity = parts.identity(mesh)
     shardings = None
     if mesh is not None:
-        shardings = frozen_shardings(t5_load.abstract_params(t5_config, dtype), mesh)
+        abstract = t5_load.abstract_params(parts.network, parts.network.dtype)
+        shardings = frozen_shardings(abstract, mesh)
     return TextEncoder(
-        tokenizer=tokenizer,
-        params=t5_load.load_params(directory, t5_config, dtype, shardings),
-        config=t5_config,
+        tokenizer=parts.tokenizer,
+        params=t5_load.load_params(parts.directory, parts.network, parts.network.dtype, shardings),
+        config=parts.network,
         identity=identity,
-        tokenizer_hash=tokenizer.hash,
+        tokenizer_hash=parts.tokenizer.hash,
         max_length=config.max_length,
+        cleaning=config.cleaning,
     )
+
+
+def is_here(config: TextConfig) -> bool:
+    """Whether the encoder's files are on this machine, so that nothing has to be fetched."""
+    return config.encoder == EMBEDDED or Path(config.encoder).expanduser().is_dir()
+
+
+def identify(config: TextConfig, mesh: Mesh | None = None) -> tuple[str, str]:
+    """Identity and tokenizer hash of an encoder, without its parameters.
+
+    Args:
+      config, mesh: as in `load_encoder`, whose errors it raises.
+    """
+    parts = _Parts.find(config, None)
+    return parts.identity(mesh), parts.tokenizer.hash
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a directory says of itself, the weights aside."""
+
+    directory: Path
+    network: T5Config
+    tokenizer: Tokenizer
+
+    @classmethod
+    def find(cls, config: TextConfig, dtype: str | None) -> _Parts:
+        if config.max_length < 1:
+            raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
+        embedded = config.encoder == EMBEDDED
+        directory = EMBEDDED_DIRECTORY if embedded else hf_files.find_directory(config.encoder)
+        dtype = dtype or ("float32" if embedded else "bfloat16")
+        network = t5_load.read_config(directory, dtype)
+        tokenizer = load_tokenizer(directory)
+        if tokenizer.vocab_size > network.vocab_size:
+            raise UserError(
+                f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the encoder "
+                f"{network.vocab_size}: they are not of the same model."
+            )
+        return cls(directory, network, tokenizer)
+
+    def identity(self, mesh: Mesh | None) -> str:
+        def compute() -> str:
+            hf_files.check_checksums(self.directory)
+            return hf_files.identity(self.directory, self.network)
+
+        return compute() if mesh is None else _of_first_process(compute, mesh)
 
 
 def _of_first_process(function: Callable[[], str], mesh: Mesh) -> str:

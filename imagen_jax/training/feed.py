@@ -52,7 +52,7 @@ def device_batches(
         return None if host is None else (host, encoder.prepare(host["captions"]))
 
     def dispatch(host: dict[str, Any], prepared: Any) -> tuple[Batch, int]:
-        text = encoder.embed(prepared, batch_sharding(mesh))
+        text = encoder.embed(prepared, lambda local: global_array(local, mesh))
         return Batch(image=global_array(host["image"], mesh), text=text), host["num_bad"]
 
     with ThreadPoolExecutor(1, thread_name_prefix="text") as thread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from imagen_jax.models import build_model
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
+from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
@@ -92,6 +94,8 @@ def train_stage(
     abstract = abstract_state(model, optimizer, mesh)
     source = load_source(config.data, "train", stage.resolution)
     validation = Validation(config, name, model, encoder, mesh, source)
+    if not source.endless:
+        check_covers(encoder, "train", len(source), "the training data has")
 
     key = jax.device_put(stage_key(config, name), replicated(mesh))
     tell(summary.describe(name, stage, mesh, abstract))
@@ -123,6 +127,14 @@ def train_stage(
         if restored is None and init_from is not None:
             resume.check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
             artefact.check_params(name, init_from.stages[name].params, abstract.params)
+        if source.endless:
+            first = 0
+            if restored is not None:
+                first = restored.progress.images_before
+            elif init_from is not None:
+                first = init_from.stages[name].images_seen
+            last = first + train.num_steps * train.batch_size
+            check_covers(encoder, "train", last, f"{train.num_steps:,} steps read")
 
         # --- compile --------------------------------------------------------------------------
         compile_start = time.perf_counter()
@@ -176,7 +188,9 @@ def train_stage(
             crop_multiple=upscaling(stage) or 1,
         )
         resources.callback(host_batches.close)
-        stream = feed.device_batches(host_batches, encoder, mesh)
+        # Text is read ahead, but not beyond the end of the run, where a store may end too.
+        remaining = itertools.islice(host_batches, train.num_steps - step)
+        stream = feed.device_batches(remaining, encoder, mesh)
         resources.callback(stream.close)
         condition_gap = jax.jit(make_condition_gap(stage, model))
         rate_of = learning_rate(train)

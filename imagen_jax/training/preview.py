@@ -53,8 +53,12 @@ class Previews:
         items = spread_items(source, NUM_PICTURES)
         self._captions = [item.caption for item in items]
         image = np.stack([item.image for item in items])
-        text = encoder.embed(encoder.prepare(self._captions), replicated(mesh))
-        self._batch = Batch(image=jax.device_put(image, replicated(mesh)), text=text)
+
+        def everywhere(array: np.ndarray) -> Array:
+            return jax.device_put(array, replicated(mesh))
+
+        text = encoder.embed(encoder.prepare(self._captions), everywhere)
+        self._batch = Batch(image=everywhere(image), text=text)
         self._grid = make_x_hat_grid(stage, model)
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ CHANGEABLE = (
     "data.num_threads",
     "data.num_workers",
     "data.path",
+    "data.embeddings",
     "mesh.*",
     "sample.*",
     "train.num_steps",

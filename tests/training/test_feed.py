@@ -37,12 +37,12 @@ class Recording:
         self.prepared[number].set()
         return number
 
-    def embed(self, prepared, sharding=None):
+    def embed(self, prepared, place):
         self.events.append(("embed", prepared, threading.current_thread().name))
         local = np.full((8, 3, 2), prepared, np.float32)
         return TextCond(
-            tokens=jax.make_array_from_process_local_data(sharding, local),
-            mask=jax.make_array_from_process_local_data(sharding, np.ones((8, 3), bool)),
+            tokens=place(local),
+            mask=place(np.ones((8, 3), bool)),
         )
 
 
@@ -71,7 +71,10 @@ def test_it_is_what_encoding_each_batch_alone_gives():
     for (batch, _), host in zip(
         device_batches(host_batches(3), encoder, mesh), host_batches(3), strict=True
     ):
-        alone = encoder.encode_captions(host["captions"], batch_sharding(mesh))
+        alone = encoder.embed(
+            encoder.prepare(host["captions"]),
+            lambda local: jax.device_put(local, batch_sharding(mesh)),
+        )
         jax.tree.map(np.testing.assert_array_equal, batch.text, alone)
         assert batch.text.tokens.sharding.is_equivalent_to(batch_sharding(mesh), 3)
         # 1e-5: on one device other sums.
