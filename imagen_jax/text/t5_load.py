@@ -67,6 +67,16 @@ def abstract_params(config: T5Config, dtype: str) -> Params:
     return hf_files.abstract_params(_leaves(config, _EMBEDDING_NAMES[0]), dtype)
 
 
+def tensor_names(config: T5Config) -> set[str]:
+    """Names of the tensors that an encoder is made of."""
+    return {key for leaf in _leaves(config, _EMBEDDING_NAMES[0]) for key in leaf.keys}
+
+
+def canonical_name(name: str) -> str:
+    """The name of a tensor of which some files use another name."""
+    return _EMBEDDING_NAMES[0] if name in _EMBEDDING_NAMES else name
+
+
 def load_params(
     directory: Path, config: T5Config, dtype: str = "float32", shardings: Params | None = None
 ) -> Params:
