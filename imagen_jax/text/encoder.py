@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import jax
@@ -16,13 +17,16 @@ from jax.sharding import Mesh, NamedSharding
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.sharding import frozen_shardings
-from imagen_jax.text import cleaning, hf_files, t5_load
+from imagen_jax.text import cleaning, clip, hf_files, t5_load
+from imagen_jax.text.clip import ClipConfig, ClipEncoder
 from imagen_jax.text.t5 import T5Config, T5Encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.types import Array, Params, TextCond
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
+
+EncoderConfig = T5Config | ClipConfig
 
 
 class TextSource(Protocol):
@@ -71,7 +75,7 @@ class TextEncoder:
 
     tokenizer: Tokenizer
     params: Params
-    config: T5Config
+    config: EncoderConfig
     identity: str
     tokenizer_hash: str
     max_length: int
@@ -112,7 +116,7 @@ class TextEncoder:
 @functools.partial(jax.jit, static_argnames=("config", "sharding"))
 def encode(
     params: Params,
-    config: T5Config,
+    config: EncoderConfig,
     ids: Array,
     mask: Array,
     sharding: NamedSharding | None = None,
@@ -120,8 +124,8 @@ def encode(
     """Encodes token ids; a pure function, for use inside larger programs.
 
     Args:
-      params: of `T5Encoder`.
-      config: its shape (static).
+      params: of the network.
+      config: its shape and, by its class, its kind (static).
       ids: `[B, L]` int.
       mask: `[B, L]` bool, True where a token is valid.
       sharding: of the result (None: the compiler's choice).
@@ -129,7 +133,8 @@ def encode(
     Returns:
       tokens `[B, L, D]` float32 with values of the encoder's dtype, 0 where padded, and the mask.
     """
-    states = T5Encoder(config).apply({"params": params}, ids, mask)
+    network = T5Encoder(config) if isinstance(config, T5Config) else ClipEncoder(config)
+    states = network.apply({"params": params}, ids, mask)
     # Rounded to the encoder's dtype, so that embeddings stored in it are the same numbers.
     states = states.astype(config.dtype).astype(jnp.float32)
     text = TextCond(tokens=jnp.where(mask[:, :, None], states, 0.0), mask=mask)
@@ -145,7 +150,8 @@ def load_encoder(
     alone reads it whole, for its hash.
 
     Args:
-      config: `encoder` is "embedded", the path of a Hugging Face T5 directory, or a hub id.
+      config: `encoder` is "embedded", the path of a Hugging Face directory, or a hub id; the
+        `model_type` of its config.json tells a T5 from a CLIP.
       dtype: of parameters and matrix products. By default float32 for the embedded encoder and
         bfloat16 for others.
       mesh: where the parameters go; large ones are spread over it, see
@@ -159,11 +165,13 @@ def load_encoder(
     identity = parts.identity(mesh)
     shardings = None
     if mesh is not None:
-        abstract = t5_load.abstract_params(parts.network, parts.network.dtype)
+        abstract = parts.files.abstract_params(parts.network, parts.network.dtype)
         shardings = frozen_shardings(abstract, mesh)
     return TextEncoder(
         tokenizer=parts.tokenizer,
-        params=t5_load.load_params(parts.directory, parts.network, parts.network.dtype, shardings),
+        params=parts.files.load_params(
+            parts.directory, parts.network, parts.network.dtype, shardings
+        ),
         config=parts.network,
         identity=identity,
         tokenizer_hash=parts.tokenizer.hash,
@@ -192,8 +200,13 @@ class _Parts:
     """What a directory says of itself, the weights aside."""
 
     directory: Path
-    network: T5Config
+    network: EncoderConfig
     tokenizer: Tokenizer
+
+    @property
+    def files(self) -> ModuleType:
+        """The module that knows the names of the kind's tensors."""
+        return t5_load if isinstance(self.network, T5Config) else clip
 
     @classmethod
     def find(cls, config: TextConfig, dtype: str | None) -> _Parts:
@@ -202,8 +215,13 @@ class _Parts:
         embedded = config.encoder == EMBEDDED
         directory = EMBEDDED_DIRECTORY if embedded else hf_files.find_directory(config.encoder)
         dtype = dtype or ("float32" if embedded else "bfloat16")
-        network = t5_load.read_config(directory, dtype)
+        network = _read_config(directory, dtype)
         tokenizer = load_tokenizer(directory)
+        if isinstance(network, ClipConfig) and config.max_length > network.max_positions:
+            raise UserError(
+                f"text.max_length is {config.max_length}: the CLIP in {directory} reads at most "
+                f"{network.max_positions} tokens."
+            )
         if tokenizer.vocab_size > network.vocab_size:
             raise UserError(
                 f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the encoder "
@@ -217,6 +235,15 @@ class _Parts:
             return hf_files.identity(self.directory, self.network)
 
         return compute() if mesh is None else _of_first_process(compute, mesh)
+
+
+def _read_config(directory: Path, dtype: str) -> EncoderConfig:
+    """By the kind that config.json names; other kinds are refused as not being a T5."""
+    path = directory / "config.json"
+    values = hf_files.read_json(path) if path.is_file() else {}
+    if values.get("model_type") in clip.MODEL_TYPES:
+        return clip.read_config(values, path, dtype)
+    return t5_load.read_config(directory, dtype)
 
 
 def _of_first_process(function: Callable[[], str], mesh: Mesh) -> str:

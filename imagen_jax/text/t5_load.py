@@ -45,12 +45,14 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: the text encoder must be 'embedded' or a Hugging Face T5 "
-            "directory with config.json, safetensors and a tokenizer."
+            f"{path} does not exist: the text encoder must be 'embedded' or a Hugging Face "
+            "directory of a T5 or a CLIP with config.json, safetensors and a tokenizer."
         )
     values = read_json(path)
     if values.get("model_type") != "t5":
-        raise UserError(f"{path} has model_type {values.get('model_type')!r}: only 't5' is read.")
+        raise UserError(
+            f"{path} has model_type {values.get('model_type')!r}: only 't5' and 'clip' are read."
+        )
     config = T5Config(
         dtype=dtype, **{ours: values[hf] for ours, hf in _CONFIG_KEYS.items() if hf in values}
     )
