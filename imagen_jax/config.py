@@ -16,6 +16,7 @@ from typing import Any
 
 from imagen_jax.errors import UserError
 
+CLEANINGS = ("none", "if")
 SCHEDULES = ("cosine", "shifted_cosine", "linear")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
 SOURCES = (
@@ -208,13 +209,15 @@ class TextConfig:
     """The frozen text encoder.
 
     Attributes:
-      encoder: "embedded" (the small T5 that ships with the package) or the path of a Hugging
-        Face T5 directory.
+      encoder: "embedded" (the small T5 that ships with the package), the path of a Hugging Face
+        directory of a T5 or of a CLIP, or the id of one on the hub ("google/t5-v1_1-xl").
       max_length: tokens a caption is cut to, end-of-sequence included.
+      cleaning: what is done to captions first: "none", or "if" (as for the DeepFloyd IF weights).
     """
 
     encoder: str = "embedded"
     max_length: int = 128
+    cleaning: str = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,6 +268,8 @@ class DataConfig(SourceConfig):
         picture is left out if none remains (0: any).
       min_score: the least `score_field`; pictures without one are left out.
       max_bad_share: a run stops when a greater share of the pictures cannot be read.
+      embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
+        the encoder runs beside the training step.
       flip: random horizontal flips. Never for pictures whose caption says left or right.
       num_threads: reading threads of each process or worker.
       num_workers: processes that read ahead, beside each training process (0: it reads itself,
@@ -278,6 +283,7 @@ class DataConfig(SourceConfig):
     max_caption_length: int = 0
     min_score: float = 0.0
     max_bad_share: float = 0.1
+    embeddings: str = ""
     flip: bool = False
     num_threads: int = 2
     num_workers: int = 0
@@ -415,6 +421,7 @@ def validate(config: CascadeConfig) -> None:
     """Checks ranges and that the stages form a cascade. Raises UserError."""
     _validate_data(config.data)
     _at_least("config.text.max_length", config.text.max_length, 2)
+    _choice("config.text.cleaning", config.text.cleaning, CLEANINGS)
     if not config.stages:
         raise UserError("config.stages is empty: a cascade needs at least one stage")
     previous = 0

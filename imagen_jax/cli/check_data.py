@@ -127,18 +127,21 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.models import build_model
     from imagen_jax.parallel.mesh import make_mesh
-    from imagen_jax.text.encoder import load_encoder
+    from imagen_jax.parallel.placement import BatchRows
+    from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training import feed
     from imagen_jax.training.loop import compile_step, stage_key
     from imagen_jax.training.optimizer import make_optimizer
-    from imagen_jax.training.state import abstract_state, init_state
+    from imagen_jax.training.state import abstract_state, init_state, state_bytes
 
     setup_jax()
     stage = config.stages[name]
     count = stage.train.batch_size
-    mesh = make_mesh(config.mesh)
-    feed.check_batch_size(count, mesh, f"config.stages.{name}.train.batch_size")
-    encoder = feed.replicate_encoder(load_encoder(config.text), mesh)
+    size = state_bytes(stage, text_dim(config.text))
+    mesh = make_mesh(config.mesh, state_bytes=size)
+    setting = f"config.stages.{name}.train.batch_size"
+    feed.check_batch_size(count, stage.train.accumulate, mesh, setting)
+    encoder = load_encoder(config.text, mesh=mesh)
     model = build_model(
         stage.model,
         resolution=stage.resolution,
@@ -157,7 +160,7 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
         "captions": ["a picture"] * count,
         "left_out": {},
     }
-    ((batch, _),) = feed.device_batches(iter([host]), encoder, mesh)
+    ((batch, _),) = feed.device_batches(iter([host]), encoder, BatchRows(mesh, count))
     steps, start = 0, 0.0
     while True:
         state, metrics = program(state, batch, key)

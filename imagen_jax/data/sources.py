@@ -107,6 +107,18 @@ def unknown_source(name: str) -> UserError:
     return UserError(f"config.data.source is {name!r}; use one of {', '.join(SOURCES)}")
 
 
+def captions_of(source: Source, index: int) -> tuple[str, ...]:
+    """The captions that training may draw for an item.
+
+    A source that knows them without decoding the picture has a method `captions(index)`.
+
+    Raises:
+      BadItem: it has to be decoded, and cannot be.
+    """
+    captions = getattr(source, "captions", None)
+    return captions(index) if captions else (source.item(index).caption,)
+
+
 def hash01(text: str) -> float:
     """A uniform number in [0, 1) that depends on the text alone; splits are made with it."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

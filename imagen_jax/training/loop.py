@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -27,7 +28,8 @@ from imagen_jax.parallel.distributed import explain_lost_peer, is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.sampling import artefact
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.embedding_store import check_covers
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.flops import Utilization, model_flops_per_image
@@ -51,7 +53,7 @@ def train_stage(
     config: CascadeConfig,
     name: str,
     workdir: epath.Path,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     stop: StopSignal,
     *,
@@ -65,7 +67,7 @@ def train_stage(
       config: the cascade's.
       name: of the stage.
       workdir: the stage's run lies in `workdir/<name>/`.
-      encoder: the frozen text encoder.
+      encoder: the frozen text encoder, on the mesh, or what it has stored.
       mesh: the devices.
       stop: ends the run once it has received a signal, in whatever process.
       init_from: weights to start from when there is no checkpoint yet.
@@ -93,7 +95,6 @@ def train_stage(
     # --- model, optimizer, abstract state -----------------------------------------------------
     setting = f"config.stages.{name}.train.batch_size"
     feed.check_batch_size(train.batch_size, train.accumulate, mesh, setting)
-    encoder = feed.replicate_encoder(encoder, mesh)
     model = build_model(
         stage.model,
         resolution=stage.resolution,
@@ -104,6 +105,8 @@ def train_stage(
     abstract = abstract_state(model, optimizer, mesh)
     source = load_source(config.data, "train", stage.resolution)
     validation = Validation(config, name, model, encoder, mesh, source)
+    if not source.endless:
+        check_covers(encoder, "train", len(source), "the training data has")
 
     key = jax.jit(lambda: stage_key(config, name), out_shardings=replicated(mesh))()
     tell(summary.describe(name, stage, mesh, abstract))
@@ -138,6 +141,14 @@ def train_stage(
         if restored is None and init_from is not None:
             resume.check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
             artefact.check_params(name, init_from.stages[name].params, abstract.params)
+        if source.endless:
+            first = 0
+            if restored is not None:
+                first = restored.progress.images_before
+            elif init_from is not None:
+                first = init_from.stages[name].images_seen
+            last = first + train.num_steps * train.batch_size
+            check_covers(encoder, "train", last, f"{train.num_steps:,} steps read")
 
         # --- compile --------------------------------------------------------------------------
         with goodput.during("compile"):
@@ -194,7 +205,10 @@ def train_stage(
             crop_multiple=upscaling(stage) or 1,
         )
         resources.callback(host_batches.close)
-        stream = feed.device_batches(host_batches, encoder, rows)
+        # Text is read ahead, but not beyond the end of the run, where a store may end too.
+        remaining = itertools.islice(host_batches, train.num_steps - step)
+        stream = feed.device_batches(remaining, encoder, rows)
+        resources.callback(stream.close)
         condition_gap = jax.jit(make_condition_gap(stage, model), out_shardings=replicated(mesh))
         rate_of = learning_rate(train)
 
@@ -313,7 +327,7 @@ def compile_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     abstract: TrainState,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     key: Array,
 ) -> jax.stages.Compiled:
