@@ -16,8 +16,20 @@ from typing import Any
 
 from imagen_jax.errors import UserError
 
+CLEANINGS = ("none", "if")
 SCHEDULES = ("cosine", "shifted_cosine", "linear")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
+SOURCES = (
+    "shapes",
+    "emoji",
+    "folder",
+    "webdataset",
+    "parquet",
+    "arrow",
+    "tfds",
+    "array_record",
+    "mix",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,30 +209,81 @@ class TextConfig:
     """The frozen text encoder.
 
     Attributes:
-      encoder: "embedded" (the small T5 that ships with the package) or the path of a Hugging
-        Face T5 directory.
+      encoder: "embedded" (the small T5 that ships with the package), the path of a Hugging Face
+        directory of a T5 or of a CLIP, or the id of one on the hub ("google/t5-v1_1-xl").
       max_length: tokens a caption is cut to, end-of-sequence included.
+      cleaning: what is done to captions first: "none", or "if" (as for the DeepFloyd IF weights).
     """
 
     encoder: str = "embedded"
     max_length: int = 128
+    cleaning: str = "none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where pictures and captions come from.
+class SourceConfig:
+    """One set of pictures with captions; docs/data.md shows each format.
 
     Attributes:
-      source: "shapes", "emoji" or "folder".
-      path: the folder, or the font file of "emoji" (empty: search the usual places).
+      source: "shapes", "emoji", "folder", "webdataset", "parquet", "arrow" (what Hugging Face
+        datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for DataConfig
+        also "mix".
+      path: where it lies (empty for "emoji": search the usual places for the font).
+      split: "tfds", "parquet" and "arrow": the stored split that is read.
+      image_field: the column or file extension of the pictures (empty: the usual names).
+      caption_fields: the columns or JSON keys of the captions, `captions/text` for one in a group
+        (empty: the usual names). An image may have several captions; one is drawn each time.
+      score_field: the column or JSON key of a number for `min_score` (empty: none).
+    """
+
+    source: str = "shapes"
+    path: str = ""
+    split: str = "train"
+    image_field: str = ""
+    caption_fields: tuple[str, ...] = ()
+    score_field: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixConfig(SourceConfig):
+    """A part of a mix.
+
+    Attributes:
+      weight: its share of the examples, relative to the others'.
+    """
+
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(SourceConfig):
+    """Where pictures and captions come from, and which are wanted.
+
+    Attributes:
+      mix: the parts of the source "mix", by name.
+      min_side: a picture's shorter side is at least this many times the resolution of the stage
+        (1: nothing is enlarged; 0: any).
+      max_aspect: longer over shorter side, at most (0: any).
+      min_caption_length, max_caption_length: characters; captions outside are not drawn, and a
+        picture is left out if none remains (0: any).
+      min_score: the least `score_field`; pictures without one are left out.
+      max_bad_share: a run stops when a greater share of the pictures cannot be read.
+      embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
+        the encoder runs beside the training step.
       flip: random horizontal flips. Never for pictures whose caption says left or right.
       num_threads: reading threads of each process or worker.
       num_workers: processes that read ahead, beside each training process (0: it reads itself,
         in threads). For accelerators that are faster than one core can draw or decode.
     """
 
-    source: str = "shapes"
-    path: str = ""
+    mix: dict[str, MixConfig] = dataclasses.field(default_factory=dict)
+    min_side: float = 0.0
+    max_aspect: float = 0.0
+    min_caption_length: int = 0
+    max_caption_length: int = 0
+    min_score: float = 0.0
+    max_bad_share: float = 0.1
+    embeddings: str = ""
     flip: bool = False
     num_threads: int = 2
     num_workers: int = 0
@@ -356,10 +419,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 def validate(config: CascadeConfig) -> None:
     """Checks ranges and that the stages form a cascade. Raises UserError."""
-    _choice("config.data.source", config.data.source, ("shapes", "emoji", "folder"))
+    _validate_data(config.data)
     _at_least("config.text.max_length", config.text.max_length, 2)
-    _at_least("config.data.num_threads", config.data.num_threads, 1)
-    _at_least("config.data.num_workers", config.data.num_workers, 0)
+    _choice("config.text.cleaning", config.text.cleaning, CLEANINGS)
     if not config.stages:
         raise UserError("config.stages is empty: a cascade needs at least one stage")
     previous = 0
@@ -372,6 +434,32 @@ def validate(config: CascadeConfig) -> None:
                 f"{previous} (0: there is none); the stages must chain"
             )
         previous = stage.resolution
+
+
+def _validate_data(data: DataConfig) -> None:
+    _choice("config.data.source", data.source, SOURCES)
+    _at_least("config.data.num_threads", data.num_threads, 1)
+    for field in ("num_workers", "min_side", "min_caption_length", "max_caption_length"):
+        _at_least(f"config.data.{field}", getattr(data, field), 0)
+    _unit_interval("config.data.max_bad_share", data.max_bad_share)
+    if data.max_aspect and data.max_aspect < 1:
+        raise UserError(
+            f"config.data.max_aspect={data.max_aspect} must be 0 (any) or at least 1: it is the "
+            "longer side over the shorter"
+        )
+    if (data.source == "mix") != bool(data.mix):
+        raise UserError(
+            f"config.data.source={data.source!r} with {len(data.mix)} parts in config.data.mix: "
+            'source "mix" takes its pictures from there, the others do not'
+        )
+    for name, part in data.mix.items():
+        path = f"config.data.mix.{name}"
+        # Endless drawings have no epochs that could be mixed with those of a set.
+        _choice(
+            f"{path}.source", part.source, tuple(s for s in SOURCES if s not in ("mix", "shapes"))
+        )
+        if not part.weight > 0:
+            raise UserError(f"{path}.weight={part.weight} must be positive")
 
 
 def _validate_stage(path: str, stage: StageConfig) -> None:
@@ -453,7 +541,7 @@ def _choice(path: str, value: str, choices: tuple[str, ...]) -> None:
         raise UserError(f"{path}={value!r} must be one of {', '.join(choices)}")
 
 
-def _at_least(path: str, value: int, least: int) -> None:
+def _at_least(path: str, value: float, least: float) -> None:
     if value < least:
         raise UserError(f"{path}={value} must be at least {least}")
 

@@ -15,7 +15,7 @@ from absl import app, flags
 
 from imagen_jax.data.shapes import captions
 from imagen_jax.data.shapes.captions import Caption
-from imagen_jax.text import t5_load
+from imagen_jax.text import hf_files, t5_load
 from imagen_jax.text.corpus import Corpus, object_wording
 from imagen_jax.text.pretrain import PretrainConfig, pretrain
 from imagen_jax.text.t5 import T5Config
@@ -97,8 +97,8 @@ def main(argv: list[str]) -> None:
     settings = PretrainConfig(num_steps=_STEPS.value, seed=_SEED.value)
     params = pretrain(CONFIG, tokenizer, corpus, settings, lambda text: print(text, flush=True))
     t5_load.save_params(directory, CONFIG, params, "float16")
-    t5_load.write_checksums(directory, ["model.safetensors", "config.json", SENTENCEPIECE])
-    print(f"identity {t5_load.identity(directory, CONFIG)}")
+    hf_files.write_checksums(directory, ["model.safetensors", "config.json", SENTENCEPIECE])
+    print(f"identity {hf_files.identity(directory, CONFIG)}")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
-import jax
 from absl import flags
 from etils import epath
 
 from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command
 from imagen_jax.config import CascadeConfig, flatten
 from imagen_jax.errors import UserError
-from imagen_jax.parallel import distributed
-from imagen_jax.training.interrupt import StopSignal
-from imagen_jax.training.profile import parse_steps
+
+if TYPE_CHECKING:
+    from imagen_jax.training.interrupt import StopSignal
 
 define_config_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; needed unless --dry_run.")
@@ -62,8 +62,13 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is needed: the directory that the run is written to")
     if WORKDIR.value is not None:
         check_workdir(WORKDIR.value)
-    profile_steps = parse_steps(PROFILE.value)
 
+    # Imported here and below, so that --help and wrong flags answer at once.
+    from imagen_jax.parallel import distributed
+    from imagen_jax.training.interrupt import StopSignal
+    from imagen_jax.training.profile import parse_steps
+
+    profile_steps = parse_steps(PROFILE.value)
     distributed.initialize(
         DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     )
@@ -103,6 +108,10 @@ def end_one_of_several(error: Exception) -> None:
 
     On the way out of Python it would wait for them, and they for it.
     """
+    import jax
+
+    from imagen_jax.parallel import distributed
+
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return
     if isinstance(error, UserError):
@@ -120,17 +129,20 @@ def train(
     profile_steps: tuple[int, int] | None,
 ) -> signal.Signals | None:
     """Trains `stages` one after the other; returns the signal that ended it early, if any."""
-    # Imported here, so that --help and wrong flags answer at once.
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
     from imagen_jax.sampling import artefact
-    from imagen_jax.text.encoder import load_encoder
+    from imagen_jax.text.embedding_store import open_store
+    from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
 
     setup_jax()
     check_same_command(config, stages)
-    encoder = load_encoder(config.text)
+    if config.data.embeddings:
+        dim = open_store(config.data.embeddings, config.text).dim
+    else:
+        dim = text_dim(config.text)
     weights = None
     if INIT_FROM.value is not None:
         weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)
@@ -140,14 +152,22 @@ def train(
                 f"--init_from={INIT_FROM.value} has no weights of stage {', '.join(missing)}; "
                 f"it has {', '.join(weights.stages)} (choose one with --stage)"
             )
+    mesh = encoder = None
     for name in stages:
-        size = state_bytes(config.stages[name], encoder.dim)
+        # Each stage has the mesh that its size asks for, and the encoder lies on it.
+        size = state_bytes(config.stages[name], dim)
+        if (new := make_mesh(config.mesh, state_bytes=size)) != mesh:
+            mesh = new
+            if config.data.embeddings:
+                encoder = open_store(config.data.embeddings, config.text, mesh)
+            else:
+                encoder = load_encoder(config.text, mesh=mesh)
         received = train_stage(
             config,
             name,
             epath.Path(WORKDIR.value or "."),
             encoder,
-            make_mesh(config.mesh, state_bytes=size),
+            mesh,
             stop,
             init_from=weights,
             profile_steps=profile_steps,

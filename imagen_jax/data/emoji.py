@@ -92,6 +92,10 @@ class EmojiSource:
     def __len__(self) -> int:
         return len(self._items)
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of an item, without its picture."""
+        return (self._items[index][0],)
+
     def item(self, index: int) -> Item:
         caption, png = self._items[index]
         # Two threads may decode one picture at the same time; both come to the same.

@@ -8,8 +8,8 @@ import logging
 import os
 from pathlib import Path
 
-from imagen_jax.data.images import decode_image
-from imagen_jax.data.sources import BadItem, Item, hash01
+from imagen_jax.data.records import Record, clean_caption
+from imagen_jax.data.sources import BadItem, hash01
 from imagen_jax.errors import UserError
 
 EXTENSIONS = (
@@ -38,7 +38,7 @@ _LAYOUT = (
 logger = logging.getLogger(__name__)
 
 
-class FolderSource:
+class FolderRecords:
     """Pictures below a folder, in the order of their paths.
 
     Pictures without a caption are left out and counted in `skipped` (reason: number). Pictures
@@ -47,16 +47,13 @@ class FolderSource:
     Args:
       path: the folder. Pictures in folders below it are found too.
       split: of at least 100 pictures, those whose path hashes below 5 % are "held_out", so that
-        adding pictures moves none across. A smaller folder is the same in both splits.
-      image_size: side of the square that each picture is cropped and resized to.
+        adding pictures moves none across. A smaller folder is the same in both splits. None: all.
 
     Raises:
       UserError: there is no such folder, or no picture with a caption in it.
     """
 
-    endless = False
-
-    def __init__(self, path: str, split: str, image_size: int):
+    def __init__(self, path: str, split: str | None):
         if not path:
             raise UserError(
                 "config.data.path is empty; set it to the folder of your pictures "
@@ -66,7 +63,6 @@ class FolderSource:
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise UserError(f"config.data.path={path} {what}; set it to a folder of pictures")
-        self.image_size = image_size
         self.skipped: collections.Counter[str] = collections.Counter()
         captions = self._find_captions(root)
         if not captions:
@@ -77,7 +73,8 @@ class FolderSource:
             )
         for reason, number in self.skipped.items():
             logger.warning("%s: %d skipped: %s", path, number, reason)
-        if len(captions) >= HELD_OUT_MINIMUM:
+        self._root = root
+        if split is not None and len(captions) >= HELD_OUT_MINIMUM:
             captions = {
                 file: caption
                 for file, caption in captions.items()
@@ -88,12 +85,19 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._items)
 
-    def item(self, index: int) -> Item:
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of an item, without its picture."""
+        return (self._items[index][1],)
+
+    def record(self, index: int) -> Record:
         file, caption = self._items[index]
+        key = os.path.relpath(file, self._root)
         try:
-            return Item(decode_image(file.read_bytes(), self.image_size), caption)
-        except (OSError, BadItem) as error:
-            raise BadItem(f"{file}: {error}") from error
+            return Record(key, file.read_bytes(), (caption,))
+        except FileNotFoundError as error:
+            raise BadItem(f"{file}: {error}", "file is gone") from error
+        except OSError as error:
+            raise BadItem(f"{file}: {error}", "file cannot be read") from error
 
     def _find_captions(self, root: Path) -> dict[Path, str]:
         """Every picture with its caption, by path; counts what it leaves out."""
@@ -129,19 +133,14 @@ class FolderSource:
             for line in filter(str.strip, file):
                 try:
                     entry = json.loads(line)
-                    name, caption = os.fspath(entry["file_name"]), _clean(entry["text"])
+                    name, words = os.fspath(entry["file_name"]), entry["text"].split()
                 except (ValueError, KeyError, TypeError, AttributeError):
                     self.skipped[f"lines of {METADATA} without file_name and text"] += 1
                     continue
                 # The picture may lie in another folder.
-                captions[Path(os.path.normpath(folder / name))] = caption
+                captions[Path(os.path.normpath(folder / name))] = " ".join(words)
         return captions
 
 
 def _read_text(file: Path) -> str:
-    return _clean(file.read_text(encoding="utf-8-sig", errors="replace"))
-
-
-def _clean(caption: str) -> str:
-    """The caption on one line."""
-    return " ".join(caption.split())
+    return clean_caption(file.read_bytes())

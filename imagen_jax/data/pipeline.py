@@ -1,30 +1,40 @@
-"""From a source to batches: order, reading ahead, replacement of what cannot be read.
+"""From a source to batches: order, reading ahead, replacement of what is left out.
 
 Which item stands at position p of a run is a pure function of (seed, p): Grain shuffles the
 whole source anew in every epoch and tells the item of any position directly. So a run goes on
 exactly where it stopped by one integer, the examples seen, and neither the batch size nor the
-number of processes is part of the order.
+number of processes is part of the order. Nor are items that cannot be read or are filtered out:
+whatever takes the place of one depends on the position alone, and comes from all over the source,
+so that what remains of it stays evenly drawn.
 """
 
 from __future__ import annotations
 
+import collections
+import itertools
 import logging
 import random
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from imagen_jax.data.sources import BadItem, Item, Source
+from imagen_jax.data.mixing import MixedSource
+from imagen_jax.data.sources import BadItem, FilteredItem, Item, Source
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from grain import DatasetIterator
 
-# This many unreadable items in a row are taken for a disaster, not for bad luck.
-MAX_BAD_IN_A_ROW = 1000
+# Of so many items drawn for one place, one is whole and wanted, unless something is wrong.
+MAX_TRIES = 1000
+# Faults of one kind that are told of one by one; further ones are counted.
+_TOLD = 5
+
+# "bad" and "filtered": kind to number.
+LeftOut = dict[str, dict[str, int]]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +43,8 @@ def item_order(source: Source, seed: int) -> Callable[[int], int]:
     """The function from a position in the run, 0 <= p, to the index of an item.
 
     Each epoch of a finite source visits every item once, in another order. An endless source is
-    walked from the start.
+    walked from the start. The parts of a mix are interleaved by their weights, each with epochs of
+    its own.
 
     Raises:
       UserError: the source has no items, or the seed is negative.
@@ -46,8 +57,17 @@ def item_order(source: Source, seed: int) -> Callable[[int], int]:
         raise UserError(f"seed is {seed}; it must not be negative")
     if source.endless:
         return lambda position: position
-    shuffled = grain.MapDataset.range(len(source)).seed(seed % 2**32).shuffle().repeat(None)
-    return lambda position: int(shuffled[position])
+
+    def shuffled(start: int, stop: int) -> grain.MapDataset:
+        return grain.MapDataset.range(start, stop).seed(seed % 2**32).shuffle().repeat(None)
+
+    if isinstance(source, MixedSource):
+        starts = [0, *source.ends]
+        parts = [shuffled(*ends) for ends in itertools.pairwise(starts)]
+        order = grain.MapDataset.mix(parts, source.weights)
+    else:
+        order = shuffled(0, len(source))
+    return lambda position: int(order[position])
 
 
 def batches(
@@ -58,6 +78,7 @@ def batches(
     seed: int,
     start_index: int = 0,
     rows: Sequence[int] | None = None,
+    counted: Sequence[bool] | None = None,
     num_threads: int = 2,
     num_workers: int = 0,
     flip: bool = False,
@@ -73,6 +94,8 @@ def batches(
       seed: of the order, the flips and the crops.
       start_index: examples seen so far by the run (all processes): the position of the first.
       rows: which b rows of the global batch to read, see `BatchRows.local`; None: all of them.
+      counted: `[b]` bool, the rows for which to count what is left out; None: all of them. (Where
+        two processes read the same row, one counts.)
       num_threads: reading threads, of each worker where there are some; 0 reads when asked.
       num_workers: processes that read whole batches; 0 reads in this one. They do not change what
         is read. The main module must be importable (`if __name__ == "__main__"`).
@@ -83,12 +106,12 @@ def batches(
     Returns:
       An endless iterator (`close()` ends its threads and workers) over dicts of `image`
       `[b, S, S, 3]` uint8 (S is crop_size or image_size), `captions` (list of b strings) and
-      `bad` (`[b]` bool: rows that had to be replaced, because an item could not be read, by the
-      next item in the source that can).
+      `left_out` (`bad` and `filtered`: how many items of each kind could not be read or were not
+      wanted, and gave their places to others), for the rows that count.
 
     Raises:
       UserError: sizes do not fit, a negative seed or position, an empty source, or
-        nothing but unreadable items.
+        nothing but items that cannot be read or are not wanted.
     """
     import grain
 
@@ -102,8 +125,9 @@ def batches(
             f"in steps of {crop_multiple}"
         )
     rows = range(batch_size) if rows is None else rows
+    counted = [True] * len(rows) if counted is None else counted
     stream_of_rows = _Rows(
-        source=_Reader(source),
+        reader=_Reader(source, seed),
         order=item_order(source, seed),
         seed=seed,
         flip=flip,
@@ -116,7 +140,7 @@ def batches(
     ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
     if num_threads < 1:
         ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    local = _Batches(stream_of_rows, len(rows), (side, side, 3))
+    local = _Batches(stream_of_rows, counted, (side, side, 3))
     stream = grain.MapDataset.source(local).to_iter_dataset(ahead)
     if num_workers:
         stream = stream.mp_prefetch(
@@ -137,10 +161,10 @@ def spread_items(source: Source, number: int) -> list[Item]:
 
     Fewer where it has fewer.
     """
-    reader = _Reader(source)
+    reader = _Reader(source, seed=0)
     number = min(number, len(source))
     stride = 1 if source.endless else len(source) // number
-    return [reader.read(position * stride)[0] for position in range(number)]
+    return [reader.read(place * stride, f"spread/{place}")[0] for place in range(number)]
 
 
 def _positions(batch_size: int, start: int, rows: Sequence[int]) -> Callable[[int], int]:
@@ -155,30 +179,57 @@ def _positions(batch_size: int, start: int, rows: Sequence[int]) -> Callable[[in
 
 
 class _Reader:
-    """Reads items of a source; in place of one that cannot be read, the next that can."""
+    """Reads items of a source; in place of one that is left out, another that is not."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, seed: int):
         self._source = source
-        self._bad: set[int] = set()
+        self._seed = seed
+        self._told: collections.Counter[str] = collections.Counter()
 
-    def read(self, index: int) -> tuple[Item, bool]:
-        """The item, and whether it stands in for another."""
+    def read(self, index: int, place: object) -> tuple[Item, LeftOut]:
+        """The item for a place, and what was left out before it was found.
+
+        Args:
+          index: of the item that the place belongs to.
+          place: with the seed, decides which items are tried in its stead.
+        """
         length = len(self._source)
-        reason: BadItem | None = None
-        for offset in range(min(length, MAX_BAD_IN_A_ROW)):
-            candidate = (index + offset) % length
-            if candidate in self._bad:
-                continue
+        bad: collections.Counter[str] = collections.Counter()
+        filtered: collections.Counter[str] = collections.Counter()
+        candidates = self._candidates(index, place)
+        for candidate in itertools.islice(candidates, MAX_TRIES):
             try:
-                return self._source.item(candidate), offset > 0
+                return self._source.item(candidate), {"bad": dict(bad), "filtered": dict(filtered)}
+            except FilteredItem as error:
+                filtered[error.kind] += 1
             except BadItem as error:
-                reason = error
-                self._bad.add(candidate)
-                logger.warning("skipped, and replaced by the next: %s", error)
+                bad[error.kind] += 1
+                self._tell(error)
+        reasons = ", ".join(f"{n} {kind}" for kind, n in (bad + filtered).most_common())
         raise UserError(
-            f"{min(length, MAX_BAD_IN_A_ROW)} pictures in a row cannot be read"
-            f" ({reason or 'all were tried before'}); check the data"
+            f"of {min(length, MAX_TRIES)} pictures in a row none can be used ({reasons}); check "
+            "the data and its filters (python -m imagen_jax.cli.check_data). If the filters leave "
+            "so few, let python -m imagen_jax.cli.prepare_data apply them once"
         )
+
+    def _candidates(self, index: int, place: object) -> Iterator[int]:
+        """Every item of a small source once; of a large one, ever others."""
+        length = len(self._source)
+        yield index
+        # Text seeds are hashed, so that neighbouring places have nothing in common.
+        draw = random.Random(f"instead/{self._seed}/{place}")
+        if length > MAX_TRIES:
+            while True:
+                yield draw.randrange(length)
+        others = [other for other in range(length) if other != index]
+        draw.shuffle(others)
+        yield from others
+
+    def _tell(self, error: BadItem) -> None:
+        self._told[error.kind] += 1
+        if self._told[error.kind] <= _TOLD:
+            rest = "; more of these are only counted" if self._told[error.kind] == _TOLD else ""
+            logger.warning("left out (%s): %s%s", error.kind, error, rest)
 
 
 class _Rows:
@@ -187,7 +238,7 @@ class _Rows:
     def __init__(
         self,
         *,
-        source: _Reader,
+        reader: _Reader,
         order: Callable[[int], int],
         seed: int,
         flip: bool,
@@ -195,7 +246,7 @@ class _Rows:
         crop_multiple: int,
         position: Callable[[int], int],
     ):
-        self._reader = source
+        self._reader = reader
         self._order = order
         self._seed = seed
         self._flip = flip
@@ -206,12 +257,14 @@ class _Rows:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, str, bool]:
+    def __getitem__(self, row: int) -> tuple[np.ndarray, str, LeftOut]:
         position = self._position(row)
-        item, was_bad = self._reader.read(self._order(position))
-        image = item.image
+        item, left_out = self._reader.read(self._order(position), position)
+        image, caption = item.image, item.caption
+        if item.other_captions:
+            draw = random.Random(f"caption/{self._seed}/{position}")
+            caption = draw.choice((caption, *item.other_captions))
         if self._flip or self._crop_size:
-            # Text seeds are hashed, so that neighbouring positions have nothing in common.
             draw = random.Random(f"augment/{self._seed}/{position}").random
             if self._flip and draw() < 0.5:
                 image = image[:, ::-1]
@@ -219,15 +272,16 @@ class _Rows:
                 places = (image.shape[0] - self._crop_size) // self._crop_multiple + 1
                 top, left = (int(draw() * places) * self._crop_multiple for _ in range(2))
                 image = image[top : top + self._crop_size, left : left + self._crop_size]
-        return image, item.caption, was_bad
+        return image, caption, left_out
 
 
 class _Batches:
-    """The batches of this process, each read by one thread."""
+    """The batches of this process, each read by one thread; `counted` is as in `batches`."""
 
-    def __init__(self, rows: _Rows, size: int, shape: tuple[int, int, int]):
+    def __init__(self, rows: _Rows, counted: Sequence[bool], shape: tuple[int, int, int]):
         self._rows = rows
-        self._size = size
+        self._counted = counted
+        self._size = len(counted)
         self._shape = shape
 
     def __len__(self) -> int:
@@ -235,8 +289,14 @@ class _Batches:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = np.empty((self._size, *self._shape), np.uint8)
-        captions, bad = [], np.empty(self._size, bool)
+        captions = []
+        total = {"bad": collections.Counter(), "filtered": collections.Counter()}
         for i in range(self._size):
-            image[i], caption, bad[i] = self._rows[index * self._size + i]
+            image[i], caption, left_out = self._rows[index * self._size + i]
             captions.append(caption)
-        return {"image": image, "captions": captions, "bad": bad}
+            if not self._counted[i]:
+                continue
+            for group, kinds in left_out.items():
+                total[group].update(kinds)
+        left_out = {group: dict(kinds) for group, kinds in total.items()}
+        return {"image": image, "captions": captions, "left_out": left_out}

@@ -89,3 +89,42 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
         ),
         tree,
     )
+
+
+# A frozen network is spread over as few axes of the mesh as bring each device's part below this.
+FROZEN_BYTES_PER_DEVICE = 2**30
+
+
+def frozen_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Shardings for the parameters of a frozen network, which has no optimizer to share memory.
+
+    A small one is replicated. A larger one is cut over "fsdp", then over "tensor" too, then over
+    the whole mesh, always along the largest axis of each array that divides (not the layer axis
+    of stacked blocks), so that a scan gathers one layer at a time.
+
+    Args:
+      tree: of arrays or `ShapeDtypeStruct`s.
+      mesh: the devices.
+    """
+    total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    names: tuple[str, ...] = ()
+    for names in ((), ("fsdp",), ("fsdp", "tensor"), ("data", "fsdp", "tensor")):
+        if total <= FROZEN_BYTES_PER_DEVICE * _extent(mesh, names):
+            break
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        first = 1 if STACKED in path_string(path).split("/") else 0
+        # Where an axis does not divide over all of them, over the last ones.
+        for over in (names[start:] for start in range(len(names))):
+            parts = _extent(mesh, over)
+            fitting = [a for a in range(first, len(leaf.shape)) if leaf.shape[a] % parts == 0]
+            if fitting and leaf.size >= MIN_SHARDED_SIZE:
+                axis = max(fitting, key=lambda a: (leaf.shape[a], a))
+                return NamedSharding(mesh, PartitionSpec(*[None] * axis, over))
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def _extent(mesh: Mesh, names: tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[name] for name in names)

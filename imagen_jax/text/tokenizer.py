@@ -9,16 +9,19 @@ through transformers, with such literals broken up.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from imagen_jax.errors import UserError
-from imagen_jax.text.t5_load import file_hash
+from imagen_jax.text.hf_files import file_hash
 
 SENTENCEPIECE = "spiece.model"
 FAST = "tokenizer.json"
+# Of CLIP, where it has no tokenizer.json.
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
 
 @dataclasses.dataclass
@@ -30,6 +33,7 @@ class Tokenizer:
       pad_id, eos_id: of the padding and the end-of-sequence token.
       vocab_size: ids are below it.
       hash: SHA-256 of the tokenizer's file in hex.
+      start_ids: what every caption begins with (CLIP's start-of-text; nothing for T5).
       num_truncated: captions that were cut so far.
     """
 
@@ -38,14 +42,15 @@ class Tokenizer:
     eos_id: int
     vocab_size: int
     hash: str
+    start_ids: tuple[int, ...] = ()
     num_truncated: int = 0
 
     def __call__(self, captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes.
 
-        Any text is accepted. An empty caption is one end-of-sequence token. A caption of more
-        than `max_length` tokens is cut, its last token is end-of-sequence, and `num_truncated`
-        grows by one.
+        Any text is accepted. An empty caption is its start, if any, and one end-of-sequence token.
+        A caption of more than `max_length` tokens is cut, its last token is end-of-sequence, and
+        `num_truncated` grows by one.
 
         Returns:
           ids `[B, max_length]` int32 and mask `[B, max_length]` bool, True where valid.
@@ -61,7 +66,8 @@ class Tokenizer:
         mask = np.zeros((len(captions), max_length), bool)
         for row, caption in enumerate(captions):
             # Half of a surrogate pair cannot be written as UTF-8; it becomes a question mark.
-            tokens = self.pieces(caption.encode("utf-8", "replace").decode("utf-8"))
+            text = caption.encode("utf-8", "replace").decode("utf-8")
+            tokens = [*self.start_ids, *self.pieces(text)]
             if len(tokens) >= max_length:
                 self.num_truncated += 1
                 tokens = tokens[: max_length - 1]
@@ -72,15 +78,17 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face T5 directory.
+    """The tokenizer of a Hugging Face T5 or CLIP directory.
 
     Raises:
-      UserError: the directory holds neither `spiece.model` nor `tokenizer.json`, or the file is
-        damaged.
+      UserError: the directory holds neither `spiece.model` nor `tokenizer.json` nor CLIP's
+        `vocab.json` and `merges.txt`, or the file is damaged.
     """
     if (directory / SENTENCEPIECE).is_file():
         return _from_sentencepiece(directory / SENTENCEPIECE)
     if (directory / FAST).is_file():
+        return _from_transformers(directory)
+    if (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
         return _from_transformers(directory)
     raise UserError(f"{directory} holds no tokenizer: {SENTENCEPIECE} or {FAST} is needed.")
 
@@ -102,28 +110,40 @@ def _from_sentencepiece(path: Path) -> Tokenizer:
 
 
 def _from_transformers(directory: Path) -> Tokenizer:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, CLIPTokenizer
 
+    fast = (directory / FAST).is_file()
+    kind = AutoTokenizer if fast else CLIPTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = kind.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"The tokenizer of {directory} cannot be read: {error}") from error
     literals = sorted(
         {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True
     )
     controls = set(tokenizer.all_special_ids)
+    # CLIP has no token of its own for what is not known: it uses the end of the text.
+    unknown = [tokenizer.unk_token_id]
+    if tokenizer.unk_token_id == tokenizer.eos_token_id:
+        unknown = []
 
     def pieces(caption: str) -> list[int]:
         for literal in literals:
             caption = caption.replace(literal, f"{literal[0]} {literal[1:]}")
         ids = tokenizer.encode(caption, add_special_tokens=False)
         # Compatibility forms (a full-width bracket) become literals only inside the tokenizer.
-        return [tokenizer.unk_token_id if i in controls else i for i in ids]
+        return [j for i in ids for j in (unknown if i in controls else [i])]
 
     return Tokenizer(
         pieces=pieces,
         pad_id=tokenizer.pad_token_id,
         eos_id=tokenizer.eos_token_id,
         vocab_size=len(tokenizer),
-        hash=file_hash(directory / FAST),
+        hash=file_hash(directory / FAST) if fast else _hash_of_both(directory),
+        start_ids=tuple(tokenizer.encode("")[:-1]),
     )
+
+
+def _hash_of_both(directory: Path) -> str:
+    both = file_hash(directory / VOCABULARY) + file_hash(directory / MERGES)
+    return hashlib.sha256(both.encode()).hexdigest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards
-from imagen_jax.parallel.placement import BatchRows, replicate
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.parallel.placement import BatchRows
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.types import Batch, TextCond
 
 
@@ -31,28 +32,38 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh, name: str) ->
         )
 
 
-def replicate_encoder(encoder: TextEncoder, mesh: Mesh) -> TextEncoder:
-    """The encoder with its parameters on every device of the mesh."""
-    return dataclasses.replace(encoder, params=replicate(encoder.params, mesh))
-
-
 def device_batches(
-    host_batches: Iterator[dict[str, Any]], encoder: TextEncoder, rows: BatchRows
-) -> Iterator[tuple[Batch, int]]:
-    """Encodes captions on the mesh and lays pictures (uint8) out over it.
+    host_batches: Iterator[dict[str, Any]], encoder: TextSource, rows: BatchRows
+) -> Generator[tuple[Batch, LeftOut], None, None]:
+    """Turns captions into embeddings on the mesh and lays pictures (uint8) out over it.
 
-    The encoder's program is dispatched behind the step in progress, so it delays nothing on the
-    host. Yields the batch and how many rows stand in for unreadable ones; added up over the
-    processes, each row counts once.
+    One batch ahead: when a batch is handed out, its text was encoded behind the step before it,
+    and the next one's is dispatched; tokens (or stored embeddings) of the one after that are made
+    in a thread. Programs are dispatched by the caller's thread alone, so that all processes of a
+    job do it in the same order. Yields the batch and the items that were left out of this
+    process's rows. To be closed before `host_batches`, of which it has read more than it gave.
     """
-    for host in host_batches:
-        ids, mask = encoder.tokenizer(host["captions"], encoder.max_length)
-        text = encoder.encode(rows.global_array(ids), rows.global_array(mask))
-        batch = Batch(image=rows.global_array(host["image"]), text=text)
-        yield batch, int(host["bad"][rows.counted].sum())
+
+    def read() -> tuple[dict[str, Any], Any] | None:
+        host = next(host_batches, None)
+        return None if host is None else (host, encoder.prepare(host["captions"]))
+
+    def dispatch(host: dict[str, Any], prepared: Any) -> tuple[Batch, LeftOut]:
+        text = encoder.embed(prepared, rows.global_array)
+        return Batch(image=rows.global_array(host["image"]), text=text), host["left_out"]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="text") as thread:
+        ready, coming = None, thread.submit(read)
+        while ready is not None or coming is not None:
+            found = coming.result() if coming is not None else None
+            coming = None if found is None else thread.submit(read)
+            following = None if found is None else dispatch(*found)
+            if ready is not None:
+                yield ready
+            ready = following
 
 
-def abstract_batch(stage: StageConfig, encoder: TextEncoder, mesh: Mesh) -> Batch:
+def abstract_batch(stage: StageConfig, encoder: TextSource, mesh: Mesh) -> Batch:
     """The shapes and shardings of a training batch."""
     sharding = batch_sharding(mesh)
     size = stage.train.crop_size or stage.resolution

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -27,7 +28,8 @@ from imagen_jax.parallel.distributed import explain_lost_peer, is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.sampling import artefact
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.embedding_store import check_covers
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.flops import Utilization, model_flops_per_image
@@ -37,7 +39,7 @@ from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
 from imagen_jax.training.profile import Profile
-from imagen_jax.training.record import BadItems, Progress, Saved, SkippedSteps, Window
+from imagen_jax.training.record import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
@@ -51,7 +53,7 @@ def train_stage(
     config: CascadeConfig,
     name: str,
     workdir: epath.Path,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     stop: StopSignal,
     *,
@@ -65,7 +67,7 @@ def train_stage(
       config: the cascade's.
       name: of the stage.
       workdir: the stage's run lies in `workdir/<name>/`.
-      encoder: the frozen text encoder.
+      encoder: the frozen text encoder, on the mesh, or what it has stored.
       mesh: the devices.
       stop: ends the run once it has received a signal, in whatever process.
       init_from: weights to start from when there is no checkpoint yet.
@@ -93,7 +95,6 @@ def train_stage(
     # --- model, optimizer, abstract state -----------------------------------------------------
     setting = f"config.stages.{name}.train.batch_size"
     feed.check_batch_size(train.batch_size, train.accumulate, mesh, setting)
-    encoder = feed.replicate_encoder(encoder, mesh)
     model = build_model(
         stage.model,
         resolution=stage.resolution,
@@ -104,6 +105,8 @@ def train_stage(
     abstract = abstract_state(model, optimizer, mesh)
     source = load_source(config.data, "train", stage.resolution)
     validation = Validation(config, name, model, encoder, mesh, source)
+    if not source.endless:
+        check_covers(encoder, "train", len(source), "the training data has")
 
     key = jax.jit(lambda: stage_key(config, name), out_shardings=replicated(mesh))()
     tell(summary.describe(name, stage, mesh, abstract))
@@ -138,6 +141,14 @@ def train_stage(
         if restored is None and init_from is not None:
             resume.check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
             artefact.check_params(name, init_from.stages[name].params, abstract.params)
+        if source.endless:
+            first = 0
+            if restored is not None:
+                first = restored.progress.images_before
+            elif init_from is not None:
+                first = init_from.stages[name].images_seen
+            last = first + train.num_steps * train.batch_size
+            check_covers(encoder, "train", last, f"{train.num_steps:,} steps read")
 
         # --- compile --------------------------------------------------------------------------
         with goodput.during("compile"):
@@ -185,6 +196,7 @@ def train_stage(
             # Weights that are trained on go on in the data, too, instead of seeing its start again.
             start_index=progress.images_before + progress.examples_seen,
             rows=rows.local,
+            counted=rows.counted,
             num_threads=config.data.num_threads,
             num_workers=config.data.num_workers,
             flip=config.data.flip,
@@ -193,7 +205,10 @@ def train_stage(
             crop_multiple=upscaling(stage) or 1,
         )
         resources.callback(host_batches.close)
-        stream = feed.device_batches(host_batches, encoder, rows)
+        # Text is read ahead, but not beyond the end of the run, where a store may end too.
+        remaining = itertools.islice(host_batches, train.num_steps - step)
+        stream = feed.device_batches(remaining, encoder, rows)
+        resources.callback(stream.close)
         condition_gap = jax.jit(make_condition_gap(stage, model), out_shardings=replicated(mesh))
         rate_of = learning_rate(train)
 
@@ -202,8 +217,8 @@ def train_stage(
         outputs = Outputs(directory, config, name, encoder, mesh, checkpoints, step)
         resources.callback(outputs.close)
         window = Window(progress.open_window)
+        left_out_items = LeftOutItems(progress, config.data.max_bad_share, agreement)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
-        bad_items = BadItems(progress, agreement)
         utilization = Utilization(image_flops, mesh)
         profile = Profile(profile_steps if is_main() else None, directory / "profile", outputs.tell)
         resources.callback(profile.close)
@@ -211,7 +226,7 @@ def train_stage(
         resources.enter_context(explain_lost_peer())
 
         def save() -> None:
-            bad_items.settle()
+            left_out_items.settle()
             progress.open_window = window.saved()
             outputs.save(Saved(step=step, state=state, progress=progress))
 
@@ -223,9 +238,9 @@ def train_stage(
         while step < train.num_steps and vote.passing() is None:
             wait_start = time.perf_counter()
             with goodput.during("data_wait"):
-                batch, num_bad = next(stream)
+                batch, left_out = next(stream)
             window.data_wait += time.perf_counter() - wait_start
-            bad_items.here += num_bad
+            left_out_items.add(left_out, len(rows.local))
             with profile.step(step + 1):
                 state, metrics = step_program(state, batch, key)
             profile.dispatched(metrics)
@@ -243,7 +258,7 @@ def train_stage(
                 values = window.summarize(train.batch_size)
                 window = Window()
                 progress.last_loss = values.get("loss", progress.last_loss)
-                bad_items.settle()
+                left_out_items.settle()
                 with window.paused(), goodput.during("evaluation"):
                     gap = float(condition_gap(state.ema_params, batch, key))
                 updates = step - progress.skipped_steps
@@ -252,6 +267,8 @@ def train_stage(
                     "learning_rate": float(rate_of(max(updates - 1, 0))),
                     "images_seen": progress.images_before + progress.examples_seen,
                     "bad_items": progress.bad_items,
+                    "bad_items_by_kind": dict(progress.bad_by_kind),
+                    "filtered_items_by_kind": dict(progress.filtered_by_kind),
                     "skipped_steps": progress.skipped_steps,
                     "goodput": goodput.shares(),
                 }
@@ -310,7 +327,7 @@ def compile_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     abstract: TrainState,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     key: Array,
 ) -> jax.stages.Compiled:

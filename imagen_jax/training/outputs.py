@@ -21,7 +21,7 @@ from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
 from imagen_jax.sampling.images import save_png
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.logs import RunLog
 from imagen_jax.training.record import Saved
@@ -31,7 +31,7 @@ def export_ema(
     directory: epath.Path,
     config: CascadeConfig,
     name: str,
-    encoder: TextEncoder,
+    encoder: TextSource,
     mesh: Mesh,
     saved: Saved,
 ) -> None:
@@ -79,7 +79,7 @@ class Outputs:
         directory: epath.Path,
         config: CascadeConfig,
         name: str,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         checkpoints: Checkpoints,
         step: int,

@@ -19,7 +19,7 @@ from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import replicate
 from imagen_jax.sampling.images import labelled_grid
 from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.step import low_res_condition
 from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8
 
@@ -45,7 +45,7 @@ class Previews:
         stage: StageConfig,
         model: nn.Module,
         source: Source,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         key: Array,
         seed: int,
@@ -55,9 +55,12 @@ class Previews:
         self._seeds = replicate(np.int32(seed) + np.arange(len(items), dtype=np.int32), mesh)
         self._captions = [item.caption for item in items]
         image = np.stack([item.image for item in items])
-        ids, mask = encoder.tokenizer(self._captions, encoder.max_length)
-        image, ids, mask = replicate((image, ids, mask), mesh)
-        self._batch = Batch(image=image, text=encoder.encode(ids, mask))
+
+        def everywhere(array: np.ndarray) -> Array:
+            return replicate(array, mesh)
+
+        text = encoder.embed(encoder.prepare(self._captions), everywhere)
+        self._batch = Batch(image=everywhere(image), text=text)
         grid = make_x_hat_grid(stage, model)
         self._grid = jax.jit(grid, out_shardings=replicated(mesh))
 

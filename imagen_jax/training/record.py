@@ -5,6 +5,7 @@ All of it is saved with the checkpoint, so that a run that continues writes the 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import time
@@ -14,10 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.state import TrainState
 from imagen_jax.training.step import Metrics, bucket_means
+
+# Fewer pictures say nothing of a share.
+_ENOUGH = 100
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,6 +34,8 @@ class Progress:
       images_before: images that the weights had seen before this run (`--init_from`). The position
         in the order of the data is the sum of both.
       bad_items: pictures that could not be read, so that others took their places.
+      bad_by_kind: the same by kind of fault.
+      filtered_by_kind: pictures that the config's filters left out, by filter.
       skipped_steps: steps that changed nothing because their loss or gradient was not finite.
       skipped_in_a_row: how many of the last ones.
       last_loss: of the last log line.
@@ -38,6 +45,8 @@ class Progress:
     examples_seen: int = 0
     images_before: int = 0
     bad_items: int = 0
+    bad_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
+    filtered_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     last_loss: float | None = None
@@ -53,25 +62,60 @@ class Saved:
     progress: Progress
 
 
-class BadItems:
-    """Counts replaced pictures over all processes.
+class LeftOutItems:
+    """Counts pictures that were left out, and stops a run in which too many cannot be read.
 
     Args:
-      progress: its counter.
+      progress: its counters are kept up to date by `settle`.
+      limit: `data.max_bad_share`.
       agreement: with the other processes.
-
-    Attributes:
-      here: those of this process since `settle`.
     """
 
-    def __init__(self, progress: Progress, agreement: Agreement):
-        self._progress, self._agreement = progress, agreement
-        self.here = 0
+    def __init__(self, progress: Progress, limit: float, agreement: Agreement):
+        self._progress = progress
+        self._limit = limit
+        self._agreement = agreement
+        self._here: dict[str, Any] = {"rows": 0, "bad": {}, "filtered": {}}
+        # Of all processes since they started: what was mended since then does not count.
+        self._rows = 0
+        self._bad: collections.Counter[str] = collections.Counter()
+
+    def add(self, left_out: LeftOut, rows: int) -> None:
+        """What was left out for the next `rows` rows of this process."""
+        self._here["rows"] += rows
+        for group, kinds in left_out.items():
+            _add_counts(self._here[group], kinds)
 
     def settle(self) -> None:
-        """Adds up those of all processes; waits for them."""
-        self._progress.bad_items += sum(self._agreement.gather(self.here))
-        self.here = 0
+        """Adds up what was left out in all processes; waits for them.
+
+        Raises:
+          UserError: more than the limit of all pictures so far (of a hundred at least) are bad.
+        """
+        progress = self._progress
+        for part in self._agreement.gather(self._here):
+            _add_counts(progress.bad_by_kind, part["bad"])
+            _add_counts(progress.filtered_by_kind, part["filtered"])
+            progress.bad_items += sum(part["bad"].values())
+            self._rows += part["rows"]
+            self._bad.update(part["bad"])
+        self._here = {"rows": 0, "bad": {}, "filtered": {}}
+        total = self._bad.total()
+        tried = self._rows + total
+        if tried >= _ENOUGH and total > self._limit * tried:
+            kinds = "\n".join(f"  {number:,} {kind}" for kind, number in self._bad.most_common())
+            raise UserError(
+                f"{total:,} of {tried:,} pictures cannot be used, more than "
+                f"data.max_bad_share={self._limit}:\n{kinds}\n"
+                "The warnings above name some of them, and python -m imagen_jax.cli.check_data "
+                "--config=... shows more. Mend the data, or allow a greater share, and run the "
+                "same command again: it continues from the last checkpoint"
+            )
+
+
+def _add_counts(total: dict[str, int], counts: dict[str, int]) -> None:
+    for kind, number in counts.items():
+        total[kind] = total.get(kind, 0) + number
 
 
 class SkippedSteps:

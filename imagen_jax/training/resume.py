@@ -7,7 +7,7 @@ from typing import Any
 
 from imagen_jax.config import CascadeConfig, flatten, from_json_dict, to_json_dict
 from imagen_jax.errors import UserError
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
 from imagen_jax.training.record import Saved
 from imagen_jax.training.state import TrainState
@@ -15,9 +15,11 @@ from imagen_jax.training.state import TrainState
 # What may differ between a checkpoint and the config that continues it: lengths, intervals,
 # places and devices. Everything else would make a different run under the same name.
 CHANGEABLE = (
+    "data.max_bad_share",
     "data.num_threads",
     "data.num_workers",
     "data.path",
+    "data.embeddings",
     "mesh.*",
     "sample.*",
     "train.num_steps",
@@ -36,7 +38,7 @@ CHANGEABLE = (
 
 
 def finished_step(
-    checkpoints: Checkpoints, config: CascadeConfig, name: str, encoder: TextEncoder
+    checkpoints: Checkpoints, config: CascadeConfig, name: str, encoder: TextSource
 ) -> int | None:
     """The step of the newest checkpoint if the run has come to its end; no arrays are read.
 
@@ -57,7 +59,7 @@ def newest_good(
     abstract: TrainState,
     config: CascadeConfig,
     name: str,
-    encoder: TextEncoder,
+    encoder: TextSource,
     tell: Callable[[str], None],
 ) -> Saved | None:
     """Reads the newest checkpoint that is whole; damaged ones are told of and moved aside.
@@ -99,7 +101,7 @@ def newest_good(
 
 
 def check_same_settings(
-    info: RunInfo, config: CascadeConfig, name: str, encoder: TextEncoder
+    info: RunInfo, config: CascadeConfig, name: str, encoder: TextSource
 ) -> None:
     """Raises UserError if a checkpoint was made with other settings or another encoder."""
     check_same_run(info.config, config, name)
@@ -107,7 +109,7 @@ def check_same_settings(
 
 
 def check_same_encoder(
-    what: str, identity: str, config: CascadeConfig, encoder: TextEncoder
+    what: str, identity: str, config: CascadeConfig, encoder: TextSource
 ) -> None:
     """Raises UserError if weights were trained with another text encoder than this one."""
     if identity != encoder.identity:

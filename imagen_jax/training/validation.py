@@ -19,7 +19,8 @@ from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.sources import Item, Source, load_source
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
-from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.embedding_store import check_covers
+from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.feed import device_batches
 from imagen_jax.training.step import (
     Draws,
@@ -54,7 +55,7 @@ class Validation:
         config: CascadeConfig,
         name: str,
         model: nn.Module,
-        encoder: TextEncoder,
+        encoder: TextSource,
         mesh: Mesh,
         train_source: Source,
     ):
@@ -74,9 +75,11 @@ class Validation:
         if not self._number:
             self.note = "no validation: none of the pictures falls into the held-out split"
             return
+        needed = self._number if self._source.endless else len(self._source)
+        check_covers(encoder, "held_out", needed, "the validation reads")
         self.note = f"validation on {self._number} held-out pictures"
         if not train_source.endless and len(self._source) == len(train_source):
-            # A folder that is too small to be split, see FolderSource.
+            # A set that is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
             )
@@ -109,7 +112,7 @@ class Validation:
             yield {
                 "image": np.stack([item.image for item in items]),
                 "captions": [item.caption for item in items],
-                "bad": np.zeros(len(items), bool),
+                "left_out": {},
             }
 
     def _numbers(self) -> Iterator[tuple[Array, Array]]:

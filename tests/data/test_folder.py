@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.folder import FolderSource
+from imagen_jax.data.folder import FolderRecords
 from imagen_jax.data.sources import BadItem, load_source
 from imagen_jax.errors import UserError
 
@@ -29,7 +29,10 @@ def test_text_files_beside_pictures(tmp_path):
     assert [item.caption for item in items] == ["a red thing", "a blue thing", "caf\ufffd"]
     assert all(item.image.shape == (16, 16, 3) for item in items)
     assert tuple(items[1].image[8, 8]) == (0, 0, 255)
-    assert source.skipped == {"pictures without a caption": 1, "pictures with an empty caption": 1}
+    assert source.records.skipped == {
+        "pictures without a caption": 1,
+        "pictures with an empty caption": 1,
+    }
     assert not source.endless
 
 
@@ -48,8 +51,8 @@ def test_metadata(tmp_path):
         "{cut",
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    source = FolderSource(str(tmp_path), "train", 16)
-    captions = [source.item(i).caption for i in range(len(source))]
+    source = FolderRecords(str(tmp_path), "train")
+    captions = [source.record(i).captions[0] for i in range(len(source))]
     assert captions == ["first", "its own caption", "third", "second"]
     assert source.skipped == {
         "lines whose picture is missing": 1,
@@ -62,22 +65,24 @@ def test_unreadable_picture_is_bad_when_asked_for(tmp_path):
     write(tmp_path / "a.png", caption=b"cut")
     write(tmp_path / "b.png", caption=b"removed")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    source = FolderSource(str(tmp_path), "train", 16)
+    source = load_source(DataConfig(source="folder", path=str(tmp_path)), "train", 16)
     (tmp_path / "b.png").unlink()
-    for index, name in enumerate("ab"):
-        with pytest.raises(BadItem, match=f"{name}.png"):
+    for index, (name, kind) in enumerate((("a", "damaged picture"), ("b", "file is gone"))):
+        with pytest.raises(BadItem, match=f"{name}.png") as raised:
             source.item(index)
+        assert raised.value.kind == kind
 
 
 def test_splits(tmp_path):
     for i in range(99):
         write(tmp_path / f"{i}.png", caption=b"x")
-    small = [FolderSource(str(tmp_path), split, 16) for split in ("train", "held_out")]
+    small = [FolderRecords(str(tmp_path), split) for split in ("train", "held_out")]
     assert [len(s) for s in small] == [99, 99]
     for i in range(99, 200):
         write(tmp_path / f"{i}.png", caption=b"%d" % i)
-    train, held_out = (FolderSource(str(tmp_path), split, 16) for split in ("train", "held_out"))
+    train, held_out = (FolderRecords(str(tmp_path), split) for split in ("train", "held_out"))
     assert len(train) + len(held_out) == 200
+    assert len(FolderRecords(str(tmp_path), None)) == 200
     assert 2 <= len(held_out) <= 20  # 10 expected, 2.6 standard deviations either way
     names = [{file for file, _ in s._items} for s in (train, held_out)]
     assert not names[0] & names[1]
@@ -99,7 +104,7 @@ def test_errors_name_the_remedy(tmp_path, setup):
             write(path / "a.png")
             expected = "1 pictures without a caption.*a picture.txt"
     with pytest.raises(UserError, match=expected):
-        FolderSource("" if setup == "unset" else str(path), "train", 16)
+        FolderRecords("" if setup == "unset" else str(path), "train")
 
 
 def test_unknown_source_and_split():

@@ -1,12 +1,15 @@
+import collections
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from absl import flags
 
+from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.pipeline import batches, item_order, spread_items
 from imagen_jax.data.shapes.source import ShapesSource
-from imagen_jax.data.sources import BadItem, Item
+from imagen_jax.data.sources import BadItem, FilteredItem, Item
 from imagen_jax.errors import UserError
 
 SIZE = 8
@@ -17,17 +20,17 @@ class Numbered:
 
     endless = False
 
-    def __init__(self, length, bad=()):
-        self.length, self.bad = length, frozenset(bad)
+    def __init__(self, length, bad=None, kind=BadItem):
+        self.length, self.bad, self.kind = length, bad or {}, kind
 
     def __len__(self):
         return self.length
 
     def item(self, index):
         if index in self.bad:
-            raise BadItem(f"number {index} is cut")
+            raise self.kind(f"number {index} is cut", f"kind {self.bad[index]}")
         x = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(SIZE, SIZE, 3)
-        return Item(x + np.uint8(index), str(index))
+        return Item(x + np.uint8(index % 256), str(index))
 
 
 def run(source, steps, **settings):
@@ -97,28 +100,105 @@ def test_worker_processes_read_the_same():
         assert a["captions"] == b["captions"]
 
 
-def test_bad_items_are_replaced_and_counted():
-    results = run(Numbered(10, bad={2, 3, 9}), 10)  # four epochs
+BAD = {2: "a", 3: "a", 9: "b"}
+
+
+def test_left_out_items_are_replaced_and_counted():
+    results = run(Numbered(10, bad=BAD), 10)  # four epochs
     order, wanted = visited(results), visited(run(Numbered(10), 10))
-    stand_in = {2: 4, 3: 4, 9: 0}
-    assert order == [stand_in.get(i, i) for i in wanted]
+    assert [(x, y) for x, y in zip(wanted, order, strict=True) if x not in BAD and x != y] == []
+    assert not set(order) & BAD.keys()
+    # What stands in depends on the place: it is not always the same.
+    assert len({y for x, y in zip(wanted, order, strict=True) if x == 2}) > 1
+    total = collections.Counter()
     for k, batch in enumerate(results):
-        assert batch["bad"].tolist() == [i in stand_in for i in wanted[4 * k : 4 * k + 4]]
-    resumed = run(Numbered(10, bad={2, 3, 9}), 6, start_index=15)
+        first_tries = sum(i in BAD for i in wanted[4 * k : 4 * k + 4])
+        assert sum(batch["left_out"]["bad"].values()) >= first_tries
+        assert batch["left_out"]["filtered"] == {}
+        total.update(batch["left_out"]["bad"])
+    assert total["kind a"] >= 8 and total["kind b"] >= 4
+    resumed = run(Numbered(10, bad=BAD), 6, start_index=15)
     assert visited(resumed) == order[15 : 15 + 24]
+    for count in (2, 4):
+        parts = [
+            run(Numbered(10, bad=BAD), 10, rows=rows) for rows in np.split(np.arange(4), count)
+        ]
+        for step, whole in enumerate(results):
+            assert whole["captions"] == [c for part in parts for c in part[step]["captions"]]
+            for group in ("bad", "filtered"):
+                of_parts = collections.Counter()
+                for part in parts:
+                    of_parts.update(part[step]["left_out"][group])
+                assert of_parts == whole["left_out"][group]
 
 
-def test_nothing_but_bad_items():
-    with pytest.raises(UserError, match="3 pictures in a row"):
-        run(Numbered(3, bad=range(3)), 1)
-    with pytest.raises(UserError, match="3 pictures in a row"):
-        run(Numbered(3, bad=range(3)), 1, num_threads=0)
+def test_what_remains_is_drawn_evenly():
+    # A third of a large source is gone in one piece, as a lost shard.
+    length, gone = 3000, range(1000, 2000)
+    order = visited(run(Numbered(length, bad=dict.fromkeys(gone, "lost")), 750))
+    counts = collections.Counter(order)
+    assert not counts.keys() & set(gone)
+    assert set(counts) == set(range(length)) - set(gone)  # all of the rest, once at least
+    instead = [n - 1 for n in counts.values()]
+    # 1,000 draws over 2,000 items: a Poisson distribution of mean 1/2.
+    assert sum(instead) == 1000 and max(instead) <= 7
+
+
+def test_filtered_items_are_counted_apart(caplog):
+    results = run(Numbered(10, bad=dict.fromkeys(range(5), "small"), kind=FilteredItem), 5)
+    assert min(visited(results)) >= 5
+    assert sum(b["left_out"]["filtered"].get("kind small", 0) for b in results) >= 10
+    assert all(b["left_out"]["bad"] == {} for b in results)
+    assert "left out" not in caplog.text
+
+
+def test_nothing_that_can_be_used():
+    for length in (3, 5000):
+        for threads in (1, 0):
+            bad = Numbered(length, bad=dict.fromkeys(range(length), "x"))
+            with pytest.raises(UserError, match=f"{min(length, 1000)} kind x"):
+                run(bad, 1, num_threads=threads)
+
+
+def test_one_of_several_captions_is_drawn_by_position():
+    class Captioned(Numbered):
+        def item(self, index):
+            return dataclasses.replace(super().item(index), other_captions=("b", "c"))
+
+    order = [c for batch in run(Captioned(1), 150) for c in batch["captions"]]
+    counts = collections.Counter(order)
+    assert counts.keys() == {"0", "b", "c"} and min(counts.values()) > 150  # 200 +- 4 x 11.5
+    again = [c for batch in run(Captioned(1), 30, start_index=101) for c in batch["captions"]]
+    assert again == order[101 : 101 + 120]
+
+
+def test_a_mix_has_its_weights_and_every_part_its_epochs():
+    class Lettered(Numbered):
+        def item(self, index):
+            return dataclasses.replace(super().item(index), caption=f"{self.letter}{index}")
+
+    parts = Lettered(7), Lettered(20)
+    parts[0].letter, parts[1].letter = "a", "b"
+    mixed = MixedSource(parts, (3.0, 1.0))
+    assert len(mixed) == 27
+    order = [c for batch in run(mixed, 100) for c in batch["captions"]]
+    of_a = [c for c in order if c[0] == "a"]
+    of_b = [c for c in order if c[0] == "b"]
+    assert (len(of_a), len(of_b)) == (300, 100)
+    for epoch in range(40):
+        assert len(set(of_a[7 * epoch : 7 * epoch + 7])) == 7
+    for epoch in range(5):
+        assert len(set(of_b[20 * epoch : 20 * epoch + 20])) == 20
+    # Interleaved, not one after the other.
+    assert all(4 <= sum(c[0] == "a" for c in order[k : k + 8]) <= 8 for k in range(0, 400, 8))
+    again = [c for batch in run(mixed, 20, start_index=33) for c in batch["captions"]]
+    assert again == order[33 : 33 + 80]
 
 
 def test_batch_contents():
     (batch,) = run(Numbered(10), 1)
     assert batch["image"].dtype == np.uint8 and batch["image"].shape == (4, SIZE, SIZE, 3)
-    assert not batch["bad"].any()
+    assert batch["left_out"] == {"bad": {}, "filtered": {}}
     for image, caption in zip(batch["image"], batch["captions"], strict=True):
         np.testing.assert_array_equal(image, Numbered(10).item(int(caption)).image)
 
@@ -155,7 +235,8 @@ def test_an_endless_source_is_walked():
 
 
 def test_spread_items_skip_what_cannot_be_read():
-    assert [item.caption for item in spread_items(Numbered(3, bad={1}), 8)] == ["0", "2", "2"]
+    found = [item.caption for item in spread_items(Numbered(3, bad={1: "x"}), 8)]
+    assert found in (["0", "0", "2"], ["0", "2", "2"])
     assert [item.caption for item in spread_items(Numbered(10), 3)] == ["0", "3", "6"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
-from imagen_jax.text import t5_load
+from imagen_jax.text import hf_files, t5_load
 from imagen_jax.text.encoder import encode
 from imagen_jax.text.t5 import T5Config, T5Encoder, relative_buckets
 
@@ -105,13 +105,13 @@ def test_saved_parameters_come_back(tmp_path):
 def test_identity_depends_on_weights_and_architecture_only(tmp_path):
     params = random_params(TINY)
     t5_load.save_params(tmp_path, TINY, params)
-    first = t5_load.identity(tmp_path, TINY)
+    first = hf_files.identity(tmp_path, TINY)
     bf16 = T5Config(**{**vars(TINY), "dtype": "bfloat16"})
-    assert t5_load.identity(tmp_path, bf16) == first
-    assert t5_load.identity(tmp_path, T5Config(**{**vars(TINY), "eps": 1e-5})) != first
+    assert hf_files.identity(tmp_path, bf16) == first
+    assert hf_files.identity(tmp_path, T5Config(**{**vars(TINY), "eps": 1e-5})) != first
     params["relative_bias"] = params["relative_bias"].at[0, 0].add(1.0)
     t5_load.save_params(tmp_path, TINY, params)
-    assert t5_load.identity(tmp_path, TINY) != first
+    assert hf_files.identity(tmp_path, TINY) != first
 
 
 def _rewrite(directory, change):

@@ -43,16 +43,37 @@ def abstract(state: TrainState, mesh) -> TrainState:
     )
 
 
-def test_a_checkpoint_of_one_mesh_restores_on_another_bit_for_bit(tmp_path):
-    fsdp = make_mesh(MeshConfig(data=1, fsdp=8))
-    mixed = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    state = state_on(fsdp, 3)
+MESHES = {
+    "1": MeshConfig(data=1, fsdp=1),
+    "8 data": MeshConfig(data=8, fsdp=1),
+    "8 fsdp": MeshConfig(data=1, fsdp=8),
+    "2 x 2 x 2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "4 of 8": MeshConfig(data=2, fsdp=2),
+}
+
+
+def mesh_of(name: str):
+    config = MESHES[name]
+    count = max(config.data, 1) * config.fsdp * config.tensor
+    return make_mesh(config, jax.devices()[-count:])
+
+
+@pytest.mark.parametrize("saved_on", MESHES)
+def test_a_checkpoint_of_any_mesh_restores_on_any_other_bit_for_bit(tmp_path, saved_on):
+    state = state_on(mesh_of(saved_on), 3)
     checkpoints = Checkpoints(tmp_path, 2)
     checkpoints.save(3, state, INFO)
     checkpoints.close()
-    restored = checkpoints.restore(3, abstract(state, mixed))
-    assert restored.params["dense"].sharding.mesh.shape == mixed.shape
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
+    for name in MESHES:
+        mesh = mesh_of(name)
+        restored = checkpoints.restore(3, abstract(state, mesh))
+        for leaf in jax.tree.leaves(restored):
+            assert leaf.sharding.device_set == set(mesh.devices.flat)
+        assert (
+            restored.params["dense"].sharding.spec
+            == abstract(state, mesh).params["dense"].sharding.spec
+        )
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
     assert checkpoints.info(3) == INFO
 
 

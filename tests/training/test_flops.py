@@ -1,10 +1,24 @@
 """The count of floating-point operations, against the textbook and against torch's counter."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from imagen_jax.training.flops import matrix_flops
+from imagen_jax.config import ModelConfig, StageConfig, TrainConfig
+from imagen_jax.models import build_model
+from imagen_jax.training.flops import (
+    Utilization,
+    bf16_peak,
+    matrix_flops,
+    model_flops_per_image,
+)
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import create_state
+from imagen_jax.training.step import make_train_step
+from imagen_jax.types import Batch, TextCond
 
 
 def convolution(x, w, stride=1, groups=1):
@@ -72,3 +86,90 @@ def test_counts_what_torch_counts(stride):
         assert counter.get_total_flops() == matrix_flops(loss, x, w)
         (result**2).sum().backward()
     assert counter.get_total_flops() == matrix_flops(jax.grad(loss, argnums=(0, 1)), x, w)
+
+
+def stage(**model) -> StageConfig:
+    return StageConfig(
+        resolution=16,
+        low_resolution=8,
+        model=ModelConfig(
+            channels=(16, 32),
+            num_res_blocks=(3, 2),
+            strides=(2, 2),
+            self_attention=(False, True),
+            text_attention=("none", "joint"),
+            head_dim=16,
+            **model,
+        ),
+    )
+
+
+def test_remat_and_scans_do_not_change_the_model_flops():
+    plain = model_flops_per_image(stage(), 8, 5)
+    assert plain > 0
+    scanned = stage(scan_blocks=True)
+    assert model_flops_per_image(scanned, 8, 5) == plain
+    # The real step, rematerialised and scanned, does more: a forward pass of the blocks again.
+    network = build_model(scanned.model, resolution=16, low_res=True, text_dim=8)
+    optimizer = make_optimizer(scanned.train)
+    state = jax.eval_shape(lambda: create_state(network, optimizer, jax.random.key(0)))
+    shape = jax.ShapeDtypeStruct
+    batch = Batch(
+        image=shape((2, 16, 16, 3), jnp.uint8),
+        text=TextCond(tokens=shape((2, 5, 8), jnp.float32), mask=shape((2, 5), jnp.bool_)),
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = make_train_step(scanned, network, optimizer)
+    assert 2 * plain < matrix_flops(step, state, batch, key) < 2 * plain * 4 / 3
+    # And the plain one exactly twice that of one picture, since all of it is linear in them.
+    step = make_train_step(
+        stage(), build_model(stage().model, resolution=16, low_res=True, text_dim=8), optimizer
+    )
+    # The one product beside the network sorts losses into five intervals.
+    assert matrix_flops(step, state, batch, key) == 2 * plain + 2 * 2 * 5
+
+
+def test_crops_and_longer_texts_count_as_what_is_computed():
+    whole = model_flops_per_image(stage(), 8, 5)
+    crops = dataclasses.replace(stage(), train=TrainConfig(crop_size=8))
+    # A quarter of the pixels; the attention within them a sixteenth; text and embeddings the same.
+    assert whole / 5 < model_flops_per_image(crops, 8, 5) < whole / 2
+    assert model_flops_per_image(stage(), 8, 50) > whole
+
+
+@pytest.mark.parametrize(
+    "kind, peak",
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("TPU v4 lite", None),
+        ("cpu", None),
+    ],
+)
+def test_peaks_of_devices(kind, peak):
+    assert bf16_peak(kind) == peak
+
+
+def test_utilization_is_a_share_of_the_peak_of_all_devices():
+    class Device:
+        device_kind = "TPU v4"
+
+    class Four:
+        size = 4
+        devices = np.array([Device()] * 4)
+
+    values = Utilization(2 * 10**12, Four()).values(275.0)
+    assert values == {
+        "model_flops_per_image": 2 * 10**12,
+        "model_flops_per_second_per_device": 2e12 * 275 / 4,
+        "mfu": 0.5,
+    }
+    Device.device_kind = "cpu"
+    assert "mfu" not in Utilization(2 * 10**12, Four()).values(275.0)

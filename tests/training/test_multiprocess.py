@@ -68,13 +68,15 @@ def assert_close_end(expected: Path, actual: Path) -> None:
     # direction is rounding; 24 steps of a fiftieth of that. Another item changes them by 1e-3.
     for one, other in zip(want, have, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=24 * 2e-5)
-    for one, other in zip(records(expected), records(actual), strict=True):
-        assert one["step"] == other["step"] and one["images_seen"] == other["images_seen"]
-        # f32 sums in another order: 1e-6 relative a step, some growth. One other item, time or
-        # noise in the four steps of a line changes it by 1e-2.
-        np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-5)
-        if "validation_loss" in one:
-            np.testing.assert_allclose(other["validation_loss"], one["validation_loss"], rtol=1e-5)
+    # The ends of the parts of a run are validated, too.
+    of_step = {record["step"]: record for record in records(actual)}
+    for one in records(expected):
+        other = of_step[one["step"]]
+        assert other.get("images_seen") == one.get("images_seen")
+        for name in {"loss", "validation_loss"} & one.keys():
+            # f32 sums in another order: 1e-6 relative a step, some growth. One other item, time
+            # or noise in the four steps of a line changes it by 1e-2.
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-5)
 
 
 def test_a_pair_does_what_one_process_with_two_devices_does(undisturbed, tmp_path):
@@ -140,10 +142,10 @@ def test_a_checkpoint_of_a_pair_continues_on_one_and_on_four_devices_and_back(
     assert_close_end(undisturbed, alone)
 
     mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-    output = finish(start(four, devices=4, flags=mesh, num_steps=18, **EVERY))
+    output = finish(start(four, devices=4, flags=mesh, num_steps=16, **EVERY))
     assert "data 2 x fsdp 2" in output and "continuing from the checkpoint of step 12" in output
     main, _ = finish_pair(start_pair(four, num_steps=STEPS, **EVERY))
-    assert "continuing from the checkpoint of step 18" in main
+    assert "continuing from the checkpoint of step 16" in main
     assert_close_end(undisturbed, four)
 
 

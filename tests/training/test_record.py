@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from imagen_jax.errors import UserError
-from imagen_jax.training.record import Progress, SkippedSteps, Window
+from imagen_jax.parallel.agreement import Agreement
+from imagen_jax.training.record import LeftOutItems, Progress, SkippedSteps, Window
 from imagen_jax.training.step import BUCKETS
 
 
@@ -87,3 +88,35 @@ def test_pauses_are_not_time_of_the_steps():
         time.sleep(0.3)
     # One step of 30 pictures in far less than the pause.
     assert window.summarize(batch_size=30)["images_per_second"] > 100
+
+
+def bad(number: int, filtered: int = 0) -> dict[str, dict[str, int]]:
+    groups = {"bad": {"truncated picture": number}, "filtered": {"picture too small": filtered}}
+    return {name: {k: n for k, n in kinds.items() if n} for name, kinds in groups.items()}
+
+
+def test_left_out_items_are_counted_by_kind():
+    progress = Progress(bad_items=2, bad_by_kind={"empty file": 2})
+    counter = LeftOutItems(progress, 0.1, Agreement())
+    for left_out in (bad(1), bad(0), bad(2, 5)):
+        counter.add(left_out, 50)
+    for _ in range(2):  # what is settled does not count again
+        counter.settle()
+        assert progress.bad_items == 5
+    assert progress.bad_by_kind == {"empty file": 2, "truncated picture": 3}
+    assert progress.filtered_by_kind == {"picture too small": 5}
+
+
+def test_too_many_bad_items_stop_the_run():
+    def settle(limit, left_out, rows, **counters):
+        counter = LeftOutItems(Progress(**counters), limit, Agreement())
+        counter.add(left_out, rows)
+        counter.settle()
+
+    with pytest.raises(UserError, match=r"12 of 112 pictures(.|\n)*12 truncated picture"):
+        settle(0.1, bad(12), 100)
+    settle(0.1, bad(10, 10_000), 100)  # what is not wanted is not bad
+    settle(0.1, bad(40), 50)  # too few to say
+    settle(1.0, bad(10_000), 1)
+    # What an earlier process counted was perhaps mended.
+    settle(0.1, bad(1), 100, bad_items=10_000)

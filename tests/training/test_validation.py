@@ -19,7 +19,6 @@ from imagen_jax.data.sources import load_source
 from imagen_jax.models import build_model, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.text.encoder import load_encoder
-from imagen_jax.training import feed
 from imagen_jax.training.step import BUCKETS
 from imagen_jax.training.validation import Validation
 
@@ -51,6 +50,10 @@ def encoder():
     return load_encoder(TextConfig(max_length=8))
 
 
+def encoder_on(mesh):
+    return load_encoder(TextConfig(max_length=8), mesh=mesh)
+
+
 def validation(config, encoder, stage="base", mesh_config=None, devices=1):
     """The validation and parameters of the network; `untrained` ones predict zero."""
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
@@ -58,7 +61,7 @@ def validation(config, encoder, stage="base", mesh_config=None, devices=1):
     resolution = config.stages[stage].resolution
     model = build_model(MODEL, resolution=resolution, low_res=low_res, text_dim=encoder.dim)
     source = load_source(config.data, "train", resolution)
-    check = Validation(config, stage, model, feed.replicate_encoder(encoder, mesh), mesh, source)
+    check = Validation(config, stage, model, encoder_on(mesh), mesh, source)
     return check, init_params(model, jax.random.key(0))
 
 

@@ -23,6 +23,10 @@ class ShapesSource:
     def __len__(self) -> int:
         return sys.maxsize
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of an item, without drawing it."""
+        return (caption(scene(self.seed, index, self.split), self.seed, index).text,)
+
     def item(self, index: int) -> Item:
         drawn = scene(self.seed, index, self.split)
         return Item(render(drawn, self.image_size), caption(drawn, self.seed, index).text)

@@ -1,0 +1,147 @@
+"""Converts a T5 that is only there as `pytorch_model.bin` to safetensors, the encoder alone.
+
+    pip install 'imagen-jax[convert]'
+    python -m imagen_jax.cli.convert_t5 --source=google/t5-v1_1-xxl --out=/models/t5-v1_1-xxl
+    python train.py --config.text.encoder=/models/t5-v1_1-xxl ...
+
+`--source` is a directory or the id of a repository on the Hugging Face hub. Torch files hold
+pickles; only tensors are accepted from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.errors import UserError
+
+TORCH_WEIGHTS = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+_COPIED = ("config.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
+    parser = argparse.ArgumentParser(prog="python -m imagen_jax.cli.convert_t5", allow_abbrev=False)
+    parser.add_argument("--source", required=True, metavar="DIR", help="a directory or hub id")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the safetensors go")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of the output"
+    )
+    parser.add_argument("--shard_gb", type=float, default=4.0, help="largest file in GB")
+    flags = parser.parse_args(arguments)
+    try:
+        convert(flags.source, Path(flags.out), flags.dtype, int(flags.shard_gb * 1e9))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in sorted(Path(flags.out).iterdir()):
+        print(f"{path.stat().st_size / 1e6:10.2f} MB  {path}")
+    return 0
+
+
+def convert(source: str, out: Path, dtype: str, shard_bytes: int) -> None:
+    """Writes an encoder's directory with safetensors, tokenizer, config and SHA256SUMS.
+
+    Files are written one at a time, so no more than `shard_bytes` (or the largest file of the
+    source, in the format of torch before 1.6) is in memory.
+
+    Args:
+      source: a directory or hub id.
+      out: made if missing; must hold no weights yet.
+      dtype: "bfloat16" or "float32".
+      shard_bytes: of the largest file.
+
+    Raises:
+      UserError: torch is missing, the source is not a T5, or lacks a tensor.
+    """
+    torch = _torch()
+    from safetensors.torch import save_file
+
+    from imagen_jax.files import explain_full_disk
+    from imagen_jax.text import hf_files, t5_load
+
+    directory = hf_files.find_directory(source, hf_files.TORCH_FILES)
+    config = t5_load.read_config(directory)
+    if list(out.glob("*.safetensors")):
+        raise UserError(f"--out={out} holds weights already; give a new directory")
+    with explain_full_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        wanted = t5_load.tensor_names(config)
+        sizes: dict[str, int] = {}
+        groups: list[list[str]] = [[]]
+        for name, tensor in _tensors(torch, directory):
+            name = t5_load.canonical_name(name)
+            if name in wanted and name not in sizes:
+                size = tensor.numel() * getattr(torch, dtype).itemsize
+                if groups[-1] and sum(sizes[n] for n in groups[-1]) + size > shard_bytes:
+                    groups.append([])
+                groups[-1].append(name)
+                sizes[name] = size
+        if missing := sorted(wanted - sizes.keys()):
+            raise UserError(f"{directory}: tensor {missing[0]!r} (of {len(missing)}) is missing.")
+
+        names, weight_map = [], {}
+        for number, group in enumerate(groups, 1):
+            single = len(groups) == 1
+            name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+            name = hf_files.WEIGHTS if single else name
+            part = {}
+            for key, tensor in _tensors(torch, directory):
+                key = t5_load.canonical_name(key)
+                if key in group and key not in part:
+                    part[key] = tensor.to(getattr(torch, dtype)).contiguous()
+            save_file(part, out / name, metadata={"format": "pt"})
+            (out / name).chmod(0o644)  # safetensors writes files that only their owner reads.
+            names.append(name)
+            weight_map |= dict.fromkeys(group, name)
+            print(f"wrote {name} ({number} of {len(groups)})", flush=True)
+        if len(groups) > 1:
+            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+            (out / hf_files.INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+            names.append(hf_files.INDEX)
+        for name in _COPIED:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, out / name)
+                names.append(name)
+        hf_files.write_checksums(out, names)
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "converting torch files needs torch: pip install 'imagen-jax[convert]'"
+        ) from error
+    return torch
+
+
+def _tensors(torch: Any, directory: Path) -> Iterator[tuple[str, Any]]:
+    """Name and tensor of each entry, mapped from the file where its format allows."""
+    if (directory / TORCH_INDEX).is_file():
+        weight_map = json.loads((directory / TORCH_INDEX).read_text())["weight_map"]
+        files = sorted({directory / name for name in weight_map.values()})
+    else:
+        files = [directory / TORCH_WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} does not exist: there is nothing to convert in {directory}")
+        try:
+            try:
+                entries = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError:  # The format before torch 1.6 cannot be mapped.
+                entries = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # Torch has no class of its own for damaged files.
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{file} cannot be read ({reason}): fetch it again") from error
+        yield from entries.items()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

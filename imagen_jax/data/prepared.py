@@ -1,0 +1,64 @@
+"""Pictures in the ArrayRecord stores that prepare_data writes."""
+
+from __future__ import annotations
+
+import collections
+import os
+
+import msgpack
+
+from imagen_jax.data.record_store import RecordError, RecordStore
+from imagen_jax.data.records import Record
+from imagen_jax.data.sources import BadItem
+from imagen_jax.errors import UserError
+
+CONTENT = "pictures"
+
+
+class PreparedRecords:
+    """The records of a store of pictures.
+
+    Raises:
+      UserError: there is no complete store, or one of something else.
+    """
+
+    def __init__(self, path: str):
+        if not path:
+            raise UserError("config.data.path is empty; set it to what prepare_data wrote")
+        self._store = RecordStore(os.path.expanduser(path))
+        content = self._store.manifest.meta.get("content")
+        if content != CONTENT:
+            raise UserError(f"config.data.path={path} is a store of {content!r}, not of pictures")
+        self.skipped: collections.Counter[str] = collections.Counter()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def record(self, index: int) -> Record:
+        try:
+            return decode_record(self._store.read(index))
+        except RecordError as error:
+            kind = "shard is gone" if "not there" in str(error) else "damaged shard"
+            raise BadItem(str(error), kind) from error
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as MessagePack, the same bytes for the same record."""
+    values = {"key": record.key, "image": record.image, "captions": list(record.captions)}
+    if record.score is not None:
+        values["score"] = record.score
+    return msgpack.packb(values)
+
+
+def decode_record(data: bytes) -> Record:
+    """The inverse. Raises BadItem if the bytes are no record."""
+    try:
+        values = msgpack.unpackb(data)
+        return Record(
+            key=values["key"],
+            image=values["image"],
+            captions=tuple(values["captions"]),
+            score=values.get("score"),
+        )
+    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+        raise BadItem(f"no record of a picture ({error})", "damaged record") from error

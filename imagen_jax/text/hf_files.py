@@ -1,0 +1,339 @@
+"""Hugging Face model directories: where they lie, their hashes, and tensors straight to shards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+
+from imagen_jax.errors import UserError
+from imagen_jax.types import Array, Params
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CHECKSUMS = "SHA256SUMS"
+# What a text encoder needs of a repository; the same weights may lie beside them in other formats.
+_FILES = (
+    "config.json",
+    "model*.safetensors",
+    INDEX,
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    CHECKSUMS,
+)
+TORCH_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+
+
+def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
+    """The local directory of a model.
+
+    Args:
+      name: a directory, or the id of a repository on the Hugging Face hub ("google/t5-v1_1-xl",
+        with "@revision" behind it for another than the main branch), which is fetched once.
+      more_files: patterns of files to fetch beyond those that `load_encoder` reads.
+
+    Raises:
+      UserError: there is no such directory, and the hub does not have it or cannot be reached.
+    """
+    directory = Path(name).expanduser()
+    if name and directory.is_dir():
+        return directory
+    if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
+        raise UserError(
+            f"text.encoder is {name!r}: neither 'embedded' nor a directory that exists nor the id "
+            "of a Hugging Face repository."
+        )
+    # Imported here, since it takes a second and most runs need no network.
+    import huggingface_hub
+
+    repository, _, revision = name.partition("@")
+    try:
+        # Reaches for the network; without it, what an earlier call fetched is used.
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, revision=revision or None, allow_patterns=[*_FILES, *more_files]
+            )
+        )
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"text.encoder is {name!r}: there is no such directory here, and it could not be "
+            f"fetched from the Hugging Face hub ({reason[:300]}). On a machine without network, "
+            f"fetch it elsewhere with `hf download {repository} --local-dir=DIR`, copy DIR and "
+            "give its path."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file. Raises UserError if it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): fetch the file again.") from error
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory, in a fixed order.
+
+    Raises:
+      UserError: none, or one that the index names is missing.
+    """
+    index = directory / INDEX
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not index.is_file():
+        raise UserError(
+            f"{directory} holds neither {WEIGHTS} nor {INDEX}. Weights that are only there as "
+            "pytorch_model.bin have to be converted first: python -m imagen_jax.cli.convert_t5 "
+            f"--source={directory} --out=DIR"
+        )
+    names = read_json(index)["weight_map"].values()
+    files = sorted({directory / name for name in names})
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} is missing, although {index.name} names it: fetch it again.")
+    return files
+
+
+# --- tensors ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Where one of our parameters comes from.
+
+    Attributes:
+      path: our names from the root.
+      keys: names in the files; one per layer for stacked parameters.
+      file_shape: of each tensor in the files.
+      shape: of each of ours, without the layer axis. Linear layers are transposed first.
+      stacked, transposed: whether there is a layer axis; whether `shape` is of the transpose.
+    """
+
+    path: tuple[str, ...]
+    keys: tuple[str, ...]
+    file_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    stacked: bool
+    transposed: bool
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """Ours, with the layer axis."""
+        return (len(self.keys), *self.shape) if self.stacked else self.shape
+
+
+def abstract_params(leaves: Sequence[Leaf], dtype: str) -> Params:
+    """Shapes and dtypes of the parameters that `load_params` makes."""
+    params: Params = {}
+    for leaf in leaves:
+        put(params, leaf.path, jax.ShapeDtypeStruct(leaf.full_shape, jnp.dtype(dtype)))
+    return params
+
+
+def check_tensors(
+    directory: Path,
+    files: dict[str, Any],
+    leaves: Sequence[Leaf],
+    ignored: re.Pattern[str],
+    what: str,
+) -> None:
+    """Compares the tensors of a directory with those that are wanted by `what`, an encoder.
+
+    Raises:
+      UserError: one is missing or of another shape, or one that `ignored` does not match belongs
+        to no leaf.
+    """
+    wanted = {key for leaf in leaves for key in leaf.keys}
+    if missing := sorted(wanted - files.keys()):
+        raise UserError(f"{directory}: tensor {missing[0]!r} (of {len(missing)}) is missing.")
+    strange = [key for key in files if key not in wanted and not ignored.match(key)]
+    if strange:
+        raise UserError(
+            f"{directory}: tensor {strange[0]!r} (of {len(strange)}) does not belong to "
+            f"{what}: config.json and the weights are not of the same model."
+        )
+    for leaf in leaves:
+        for key in leaf.keys:
+            shape = tuple(files[key].get_slice(key).get_shape())
+            if shape != leaf.file_shape:
+                raise UserError(
+                    f"{directory}: {key!r} has shape {shape}, config.json implies "
+                    f"{leaf.file_shape}."
+                )
+
+
+@contextlib.contextmanager
+def open_tensors(directory: Path) -> Iterator[dict[str, Any]]:
+    """The open safetensors file of each tensor's name; nothing is read but the headers.
+
+    Raises:
+      UserError: a file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with contextlib.ExitStack() as stack:
+        where: dict[str, Any] = {}
+        for path in weight_files(directory):
+            try:
+                file = stack.enter_context(safe_open(path, framework="np"))
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
+            where.update(dict.fromkeys(file.keys(), file))
+        yield where
+
+
+def load_params(
+    files: dict[str, Any], leaves: Sequence[Leaf], dtype: str, shardings: Params | None = None
+) -> Params:
+    """Reads parameters, of each device only its own part, one parameter after the other.
+
+    Args:
+      files: of `open_tensors`.
+      leaves: what to read.
+      dtype: what to convert to.
+      shardings: a tree of shardings like the result, over any number of processes (None: the
+        default device).
+    """
+    params: Params = {}
+    for leaf in leaves:
+        sharding = (
+            jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            if shardings is None
+            else get(shardings, leaf.path)
+        )
+        value = _load_leaf(files, leaf, dtype, sharding)
+        # Copies to a device are asynchronous: without waiting, they would pile up on the host.
+        put(params, leaf.path, jax.block_until_ready(value))
+    return params
+
+
+def _load_leaf(files: dict[str, Any], leaf: Leaf, dtype: str, sharding: Sharding) -> Array:
+    shape = leaf.full_shape
+
+    @functools.cache  # Several devices may hold the same part.
+    def read(*bounds: tuple[int, int]) -> np.ndarray:
+        layers = range(*bounds[0]) if leaf.stacked else range(1)
+        part = bounds[1:] if leaf.stacked else bounds
+        out = np.empty((len(layers), *(stop - start for start, stop in part)), jnp.dtype(dtype))
+        for row, layer in enumerate(layers):
+            out[row] = _read_part(files[leaf.keys[layer]], leaf, leaf.keys[layer], part)
+        return out if leaf.stacked else out[0]
+
+    def callback(index: tuple[slice, ...]) -> np.ndarray:
+        return read(*(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
+
+    return jax.make_array_from_callback(shape, sharding, callback)
+
+
+def _read_part(file: Any, leaf: Leaf, key: str, part: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The part `[start, stop)` of each of our axes, reading no more than whole heads of a file."""
+    # Axes of ours that are one axis in the file, in the order of ours: (heads, width) are one.
+    groups, axis = [], 0
+    for size in leaf.file_shape[::-1] if leaf.transposed else leaf.file_shape:
+        end = axis + 1
+        while math.prod(leaf.shape[axis:end]) < size:
+            end += 1
+        groups.append(range(axis, end))
+        axis = end
+    ranges, inner = [], []
+    for group in groups:
+        width = math.prod(leaf.shape[a] for a in group[1:])
+        start, stop = part[group[0]]
+        ranges.append(slice(start * width, stop * width))
+        inner += [slice(None), *(slice(*part[a]) for a in group[1:])]
+    tensor = file.get_slice(key)[tuple(ranges[::-1] if leaf.transposed else ranges)]
+    tensor = tensor.T if leaf.transposed else tensor
+    whole = [
+        (part[a][1] - part[a][0]) if a == group[0] else leaf.shape[a]
+        for group in groups
+        for a in group
+    ]
+    return tensor.reshape(whole)[tuple(inner)]
+
+
+def put(tree: Params, path: tuple[str, ...], value: Any) -> None:
+    """Sets `tree[a][b]...`, making what is missing."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def get(tree: Params, path: tuple[str, ...]) -> Any:
+    """`tree[a][b]...`."""
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+# --- hashes -----------------------------------------------------------------------------------
+
+
+def identity(directory: Path, architecture: Any) -> str:
+    """SHA-256 (hex) over the weight files and the architecture: what the output depends on.
+
+    Args:
+      directory: of the weights.
+      architecture: a config dataclass; its compute `dtype` does not count.
+    """
+    shape = dataclasses.asdict(dataclasses.replace(architecture, dtype=""))
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for path in weight_files(directory):
+        digest.update(file_hash(path).encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file in hex. Files of gigabytes are read once a process, unless they change."""
+    status = path.stat()
+    return _file_hash(os.fspath(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(path: str, size: int, time: int) -> str:
+    del size, time
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(directory: Path, names: Sequence[str]) -> None:
+    """Writes `SHA256SUMS` in the format of the `sha256sum` command."""
+    lines = [f"{file_hash(directory / name)}  {name}\n" for name in names]
+    (directory / CHECKSUMS).write_text("".join(lines))
+
+
+def check_checksums(directory: Path) -> None:
+    """Compares the files with `SHA256SUMS`, where the directory has one.
+
+    Raises:
+      UserError: a file that it lists is missing or has changed.
+    """
+    path = directory / CHECKSUMS
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        expected, name = line.split()
+        file = directory / name
+        if not file.is_file() or file_hash(file) != expected:
+            raise UserError(
+                f"{file} is missing or does not have the hash that {path.name} lists: fetch or "
+                "install it again."
+            )

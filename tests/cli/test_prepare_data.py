@@ -1,0 +1,138 @@
+"""prepare_data as a command, on files as other tools write them."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "data"))
+import layouts
+
+from imagen_jax.cli import prepare_data
+from imagen_jax.config import DataConfig
+from imagen_jax.data.sources import load_source
+
+COUNT = 30
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """Thirty items, of which one has no caption, one is cut and one is small."""
+    files = []
+    for i in range(COUNT):
+        item = dict(layouts.img2dataset_files(i))
+        key = f"{i:09d}"
+        if i == 4:
+            del item[f"{key}.json"]
+            item[f"{key}.txt"] = b"  "
+        if i == 7:
+            item[f"{key}.png"] = item[f"{key}.png"][:50]
+        if i == 9:
+            item[f"{key}.png"] = layouts.png(i, width=5, height=30)
+        files += item.items()
+    layouts.write_tar(tmp_path / "tars" / "0.tar", files[:42])
+    layouts.write_tar(tmp_path / "tars" / "1.tar", files[42:])
+    return tmp_path / "tars"
+
+
+def run(*flags) -> int:
+    return prepare_data.main([str(flag) for flag in flags])
+
+
+def contents(directory):
+    return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_webdataset(tars, tmp_path, capsys):
+    out = tmp_path / "store"
+    flags = ["--source=webdataset", f"--path={tars}", f"--out={out}", "--shard_size=8"]
+    assert run(*flags, "--min_side=0.3", "--image_size=20") == 0
+    printed = capsys.readouterr().out
+    assert "left out: 1 bad: no caption" in printed
+    assert "left out: 1 filtered: picture too small" in printed
+    manifest = json.loads((out / "manifest.json").read_text())
+    # The item that lies in both tars is whole in neither.
+    assert manifest["meta"]["source"] == "webdataset"
+    data = load_source(DataConfig(source="array_record", path=str(out)), "train", 20)
+    captions = [data.item(i).caption for i in range(len(data))]
+    expected = [i for i in range(COUNT) if i not in (4, 7, 9, 14)]
+    assert captions == [layouts.caption(i) for i in expected]
+    for i, number in enumerate(expected):
+        np.testing.assert_array_equal(data.item(i).image, layouts.pixels(number))
+    assert run(f"--verify={out}") == 0
+    (out / "shard-00001.array_record").write_bytes(b"x")
+    assert run(f"--verify={out}") == 1
+    assert "shard-00001.array_record: not what was written" in capsys.readouterr().out
+
+
+def test_endless_and_drawn_sources(tmp_path, capsys):
+    flags = ["--source=shapes", f"--out={tmp_path / 'store'}", "--image_size=16"]
+    assert run(*flags) == 2
+    assert "--max_items" in capsys.readouterr().err
+    assert run(*flags, "--max_items=12") == 0
+    drawn = load_source(DataConfig(), "train", 16)
+    stored = load_source(
+        DataConfig(source="array_record", path=str(tmp_path / "store")), "train", 16
+    )
+    assert len(stored) == 12
+    for i in range(12):
+        np.testing.assert_array_equal(stored.item(i).image, drawn.item(i).image)
+        assert stored.item(i).caption == drawn.item(i).caption
+
+
+def test_too_many_bad_items(tars, tmp_path, capsys):
+    flags = ["--source=webdataset", f"--path={tars}", f"--out={tmp_path / 'store'}"]
+    assert run(*flags, "--max_bad_share=0.01") == 2
+    assert "1 bad: no caption" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--out={new}"], "give --config"),
+        (["--source=folder", "--path={empty}"], "--out is needed"),
+        (["--source=floder", "--path={empty}", "--out={new}"], "webdataset"),
+        (["--source=folder", "--path={empty}", "--out={new}"], "no picture at all"),
+        (["--source=mix", "--out={new}"], "mix"),
+        (["--verify={empty}"], "not a record store"),
+    ],
+)
+def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):
+    (tmp_path / "empty").mkdir()
+    places = {name: str(tmp_path / name) for name in ("empty", "new")}
+    assert run(*(flag.format(**places) for flag in flags)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_killed_at_random_ends_as_one_that_was_not(tmp_path):
+    layouts.write_img2dataset_tars(tmp_path / "tars", 3000, 300)
+
+    def start(out):
+        command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", "--source=webdataset"]
+        command += [f"--path={tmp_path / 'tars'}", f"--out={out}", "--shard_size=50"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "whole").wait(100) == 0
+    draw, kills = random.Random(1), 0
+    for _ in range(60):
+        process = start(tmp_path / "killed")
+        # The first line comes when the work begins.
+        process.stdout.readline()
+        try:
+            process.wait(draw.uniform(0, 0.3))
+            if process.returncode == 0:
+                break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert process.returncode == 0 and kills >= 3
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

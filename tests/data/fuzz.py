@@ -1,0 +1,161 @@
+"""Mutated pictures and tars: each is read or refused as a BadItem, and memory does not grow.
+
+    python tests/data/fuzz.py 10000
+
+Prints what became of them and the resident memory; any other exception, or a crash, ends it.
+"""
+
+import collections
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import layouts
+import numpy as np
+from PIL import Image
+
+from imagen_jax.config import DataConfig
+from imagen_jax.data.images import decode_image
+from imagen_jax.data.records import DecodedRecords, Wanted
+from imagen_jax.data.sources import BadItem
+from imagen_jax.data.webdataset import TarRecords
+
+# Of every hundred cases, so many are tars.
+TARS = 10
+
+
+def seeds() -> list[bytes]:
+    """Whole pictures of every format and mode."""
+    rng = np.random.default_rng(0)
+    smooth = np.kron(rng.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    rgb = Image.fromarray(smooth)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba = rgb.convert("RGBA")
+    rgba.putalpha(120)
+    found = [layouts.encoded(rgb, kind) for kind in ("PNG", "BMP", "TIFF", "PPM", "WEBP", "AVIF")]
+    found += [
+        layouts.encoded(rgb, "JPEG", exif=exif),
+        layouts.encoded(rgb, "JPEG", progressive=True),
+        layouts.encoded(rgb.convert("CMYK"), "JPEG"),
+        layouts.encoded(rgb.convert("L"), "JPEG"),
+        layouts.encoded(rgba, "PNG"),
+        layouts.encoded(rgba, "WEBP", lossless=True),
+        layouts.encoded(rgb.quantize(16), "PNG", transparency=3),
+        layouts.encoded(Image.fromarray(rng.integers(0, 65536, (9, 9), np.uint16)), "PNG"),
+        layouts.encoded(rgb, "TIFF", compression="tiff_lzw"),
+        layouts.encoded(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90)]),
+        layouts.encoded(Image.new("RGB", (1, 1)), "PNG"),
+        layouts.encoded(rgb.convert("1"), "PNG"),
+    ]
+    return found
+
+
+def mutate(data: bytes, draw: random.Random) -> bytes:
+    """One to four changes: flipped bits, cuts, runs of zeros, pieces moved, numbers enlarged."""
+    changed = bytearray(data)
+    for _ in range(draw.randint(1, 4)):
+        if not changed:
+            break
+        place = draw.randrange(len(changed))
+        length = draw.randint(1, 40)
+        match draw.randrange(7):
+            case 0:
+                changed[place] ^= 1 << draw.randrange(8)
+            case 1:
+                del changed[place:]
+            case 2:
+                del changed[place : place + length]
+            case 3:
+                changed[place : place + length] = bytes(len(changed[place : place + length]))
+            case 4:
+                other = draw.randrange(len(changed))
+                changed[place:place] = changed[other : other + length]
+            case 5:
+                changed[place : place + 4] = draw.choice((b"\xff" * 4, b"\x00\x00\xff\xff"))
+            case 6:
+                # Headers lie at the start, and that is where readers believe what they read.
+                changed[draw.randrange(min(64, len(changed)))] = draw.randrange(256)
+    return bytes(changed)
+
+
+def try_picture(data: bytes) -> str:
+    try:
+        image = decode_image(data, 16)
+    except BadItem as error:
+        return error.kind
+    assert image.shape == (16, 16, 3) and image.dtype == np.uint8
+    return "read"
+
+
+def whole_tar(pictures: list[bytes], folder: Path) -> bytes:
+    files = []
+    for i, data in enumerate(pictures):
+        files += [(f"{i}.png", data), (f"{i}.txt", f"caption {i}".encode())]
+        files.append((f"{i}.json", json.dumps({"caption": str(i)}).encode()))
+    layouts.write_tar(folder / "seed.tar", files)
+    data = (folder / "seed.tar").read_bytes()
+    (folder / "seed.tar").unlink()
+    return data
+
+
+def try_tar(data: bytes, folder: Path) -> collections.Counter[str]:
+    path = folder / "x.tar"
+    path.write_bytes(data)
+    fates: collections.Counter[str] = collections.Counter()
+    records = TarRecords(DataConfig(source="webdataset", path=str(path)))
+    source = DecodedRecords(records, 16, Wanted())
+    for index in range(len(source)):
+        try:
+            assert source.item(index).caption
+            fates["read"] += 1
+        except BadItem as error:
+            fates[error.kind] += 1
+    return fates
+
+
+def resident() -> int:
+    """Bytes of memory that the process holds (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def run(count: int, seed: int = 0, every: int = 500) -> dict:
+    """Tries `count` mutations. Returns their fates and the memory at each tenth, in bytes."""
+    pictures = seeds()
+    fates: dict[str, collections.Counter[str]] = {
+        "pictures": collections.Counter(),
+        "items of tars": collections.Counter(),
+    }
+    memory, start = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tar = whole_tar(pictures, folder)
+        for number in range(count):
+            draw = random.Random(f"{seed}/{number}")
+            if number % 100 < TARS:
+                fates["items of tars"].update(try_tar(mutate(tar, draw), folder))
+            else:
+                fates["pictures"][try_picture(mutate(draw.choice(pictures), draw))] += 1
+            if (number + 1) % max(count // 20, 1) == 0:
+                memory.append(resident())
+            if (number + 1) % every == 0:
+                print(
+                    f"{number + 1:,} in {time.monotonic() - start:.0f} s, "
+                    f"{resident() / 1e6:.0f} MB",
+                    flush=True,
+                )
+    return {"fates": {k: dict(v) for k, v in fates.items()}, "memory": memory}
+
+
+if __name__ == "__main__":
+    import contextlib
+    import io
+
+    out = sys.stdout
+    with contextlib.redirect_stdout(io.StringIO()):  # what the index tells of every tar
+        result = run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    print(json.dumps(result, indent=1), file=out)

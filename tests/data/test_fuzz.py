@@ -1,0 +1,30 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NUMBER = int(os.environ.get("FUZZ_CASES", "10000"))
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_mutated_files_are_read_or_refused():
+    """In a process of its own: a crash inside a decoder is not an exception."""
+    result = subprocess.run(
+        [sys.executable, Path(__file__).with_name("fuzz.py"), str(NUMBER)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout)
+    fates = report["fates"]
+    assert sum(fates["pictures"].values()) == NUMBER - NUMBER // 10
+    for group in fates.values():
+        assert group["read"] > 0 and sum(group.values()) > group["read"]
+    # A single picture of the largest size leaves up to 64 MB in the allocator; a leak of 10 kB
+    # a case would be more over half the run.
+    half = len(report["memory"]) // 2
+    assert max(report["memory"][half:]) - report["memory"][half - 1] < 64e6
