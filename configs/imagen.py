@@ -19,7 +19,6 @@ from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
     DiffusionConfig,
-    MeshConfig,
     SampleConfig,
     StageConfig,
     TextConfig,
@@ -75,7 +74,6 @@ def get_config():
             name="imagen",
             text=TextConfig(max_length=128),
             data=DataConfig(source="folder", num_threads=16),
-            mesh=MeshConfig(data=1, fsdp=-1),
             stages={"base": base, "sr256": sr256, "sr1024": sr1024},
         )
     )

@@ -15,7 +15,6 @@ from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
     DiffusionConfig,
-    MeshConfig,
     SampleConfig,
     StageConfig,
     TextConfig,
@@ -99,7 +98,6 @@ def get_config():
             text=TextConfig(max_length=128),
             # The paper's 860 M pairs (section 4.1) are not public. Flips are not mentioned.
             data=DataConfig(source="folder", flip=False, num_threads=16),
-            mesh=MeshConfig(data=-1, fsdp=4),
             stages={"base": base, "sr256": sr256, "sr1024": sr1024},
         )
     )

@@ -42,7 +42,7 @@ def pieces(path, name):
 @pytest.mark.parametrize("path, name", STAGES, ids=IDS)
 def test_every_stage_is_built_and_sharded_without_being_run(path, name):
     stage, model, optimizer, mesh, text = pieces(path, name)
-    check_batch_size(stage.train.batch_size, mesh, "batch_size")
+    check_batch_size(stage.train.batch_size, stage.train.accumulate, mesh, "batch_size")
     batch = abstract_batch(stage, text, mesh)
     size = stage.train.crop_size or stage.resolution
     assert batch.image.shape == (stage.train.batch_size, size, size, 3)

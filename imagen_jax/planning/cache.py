@@ -1,7 +1,9 @@
 """Compiled programs that were planned before, on disk.
 
 Kept is what the compiler said and the program's text, not what is made of it: how a program is
-read and its time estimated can change without compiling anything again.
+read and its time estimated can change without compiling anything again. There are two keys to it:
+a quick one of the settings and the package's sources, and one of the program that they give, so
+that edits of sources that leave a program as it was only trace it anew.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 from etils import epath
 
 from imagen_jax.config import CascadeConfig, to_json_dict
@@ -50,7 +53,7 @@ def plan_key(
     topology: Topology,
     effort: str,
 ) -> str:
-    """A hash of all that the compiled program depends on."""
+    """A hash of the settings, versions and sources that a program is made from."""
     stage = to_json_dict(config.stages[name])
     if program == "train":
         stage.pop("sample")
@@ -69,6 +72,15 @@ def plan_key(
         "sources": sources_hash(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def program_key(lowered: jax.stages.Lowered, topology: Topology, effort: str) -> str:
+    """A hash of a program before it is compiled and of what compiles it."""
+    digest = hashlib.sha256(lowered.as_text().encode())
+    devices = dataclasses.astuple(dataclasses.replace(topology, chip=None))
+    compiler = [importlib.metadata.version("jaxlib"), compiler_version(topology)]
+    digest.update(json.dumps([devices, effort, compiler]).encode())
+    return digest.hexdigest()[:24]
 
 
 def sources_hash() -> str:

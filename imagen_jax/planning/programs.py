@@ -79,18 +79,10 @@ class Facts:
     compile_seconds: float = 0.0
 
 
-def plan_program(
-    program: str,
-    config: CascadeConfig,
-    name: str,
-    text_dim: int,
-    topology: Topology,
-    effort: str,
-) -> tuple[Facts, str]:
-    """Compiles one program of the stage `name`.
-
-    Returns:
-      The facts and the compiled program as HLO text ("" if it did not fit).
+def lower_program(
+    program: str, config: CascadeConfig, name: str, text_dim: int, topology: Topology
+) -> tuple[Facts, jax.stages.Lowered]:
+    """Traces one program of the stage `name` for `topology`; what follows from that is known.
 
     Raises:
       UserError: settings that do not fit each other or the devices.
@@ -99,18 +91,26 @@ def plan_program(
     size = state_bytes(stage, text_dim)
     mesh = make_mesh(config.mesh, devices_of(topology), state_bytes=size)
     text = TextShape(dim=text_dim, max_length=config.text.max_length)
-    if program == TRAIN:
-        feed.check_batch_size(
-            stage.train.batch_size,
-            stage.train.accumulate,
-            mesh,
-            f"config.stages.{name}.train.batch_size",
-        )
-        facts, lowered = _train_step(stage, text, mesh)
-    else:
-        facts, lowered = _sampler(stage, text, mesh)
+    if program == SAMPLE:
+        return _sampler(stage, text, mesh)
+    feed.check_batch_size(
+        stage.train.batch_size,
+        stage.train.accumulate,
+        mesh,
+        f"config.stages.{name}.train.batch_size",
+    )
+    return _train_step(stage, text, mesh)
 
-    options: dict[str, Any] = compiler_options(mesh.devices.flat[0])
+
+def compile_program(
+    facts: Facts, lowered: jax.stages.Lowered, topology: Topology, effort: str
+) -> tuple[Facts, str]:
+    """Compiles what `lower_program` returned.
+
+    Returns:
+      All facts, and the compiled program as HLO text ("" if it did not fit).
+    """
+    options: dict[str, Any] = compiler_options(devices_of(topology)[0])
     if topology.version:
         options["exec_time_optimization_effort"] = EFFORTS[effort]
     start = time.perf_counter()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from imagen_jax.config import CascadeConfig, StageConfig
+from imagen_jax.models.layers import remat_of
 from imagen_jax.planning import cache
 from imagen_jax.planning.estimate import EFFICIENCY, Estimate, estimate
 from imagen_jax.planning.hlo import SEND, Traffic, read_traffic
-from imagen_jax.planning.programs import TRAIN, Facts, plan_program
+from imagen_jax.planning.programs import TRAIN, Facts, compile_program, lower_program
 from imagen_jax.planning.topology import Topology, compiler_version
 from imagen_jax.training.summary import human_bytes
 
@@ -100,11 +101,15 @@ def make_plan(
     key = cache.plan_key(program, config, name, text_dim, topology, effort)
     found = cache.load(key)
     if found is None:
-        tell(f"compiling the {program} program of {name} for {topology.name} ...")
-        facts, text = plan_program(program, config, name, text_dim, topology, effort)
-        cache.store(key, facts, text)
-    else:
-        facts, text = found
+        facts, lowered = lower_program(program, config, name, text_dim, topology)
+        program_key = cache.program_key(lowered, topology, effort)
+        found = cache.load(program_key)
+        if found is None:
+            tell(f"compiling the {program} program of {name} for {topology.name} ...")
+            compiled = compile_program(facts, lowered, topology, effort)
+            cache.store(program_key, *compiled)
+        cache.store(key, *(found or compiled))
+    facts, text = found or compiled
     traffic = expected = None
     if text:
         traffic = read_traffic(text, topology.num_chips)
@@ -288,15 +293,18 @@ def remedies(plan: Plan) -> list[str]:
             f"takes {state_share:.0%} of a chip)"
         )
     if plan.facts.program == TRAIN:
-        if not plan.stage.model.scan_blocks:
+        model, train = plan.stage.model, plan.stage.train
+        if any(remat_of(model, level) != "full" for level in range(len(model.channels))):
+            policies = ",".join(["'full'"] * len(model.channels))
             lines.append(
-                f"compute activations again instead of keeping them: {stage}.model.scan_blocks=True"
+                f'compute activations again instead of keeping them: {stage}.model.remat="'
+                f'({policies},)"'
             )
-        rows = plan.facts.rows // (mesh["data"] * mesh["fsdp"])
+        rows = plan.facts.rows // (mesh["data"] * mesh["fsdp"] * train.accumulate)
         if rows > 1:
             lines.append(
-                f"fewer pictures at once (now {rows} a chip): gradient accumulation, or a smaller "
-                f"{stage}.train.batch_size"
+                f"fewer pictures at once (now {rows} a chip): {stage}.train.accumulate="
+                f"{2 * train.accumulate}, or a smaller {stage}.train.batch_size"
             )
     lines.append(f"more chips than {plan.topology.num_chips}, or chips with more memory")
     return lines

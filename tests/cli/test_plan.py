@@ -122,9 +122,10 @@ def test_copies_of_the_state_are_joined_by_one_sum_of_the_gradients(tmp_path):
     have = json.loads(done.stdout)
     assert have["mesh"] == {"data": 4, "fsdp": 1, "tensor": 1}
     assert {collective["kind"] for collective in have["collectives"]} == {"all-reduce"}
-    # Every gradient once in a ring of four, beside a handful of other numbers.
+    # Every gradient once in a ring of four, beside a handful of other numbers; of biases that are
+    # added to each other (of a shortcut and of the convolution beside it) one for both.
     gradients = 78_755 * 4 * 2 * 3 // 4
-    assert gradients <= bytes_of(have, "all-reduce") < 1.01 * gradients
+    assert 0.99 * gradients < bytes_of(have, "all-reduce") < 1.01 * gradients
     # Nothing is computed twice in this stage.
     assert have["executed_flops"] == have["model_flops"] > 0
 

@@ -233,3 +233,17 @@ def test_a_program_for_eight_devices_whose_collectives_are_known():
     traffic = read_traffic(compiled.as_text(), 8)
     assert traffic.unknown_loops == 0
     assert traffic.collectives == (Collective("all-reduce", 5, 5 * 2 * (64 * 32 * 4) * 7 // 8),)
+
+
+def test_memory_traffic_is_what_xla_counts_where_nothing_loops():
+    x = jax.ShapeDtypeStruct((64, 96), jnp.float32)
+    w = jax.ShapeDtypeStruct((4, 96, 96), jnp.float32)
+
+    def network(w, x):
+        for i in range(4):
+            x = jnp.tanh(x @ w[i]) + x[:, ::-1]
+        return jnp.sum(x**2, axis=0)
+
+    compiled = jax.jit(jax.grad(lambda w, x: network(w, x).sum())).lower(w, x).compile()
+    counted = compiled.cost_analysis()["bytes accessed"]
+    assert read_traffic(compiled.as_text(), 1).memory_bytes == counted
