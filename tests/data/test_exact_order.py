@@ -93,7 +93,9 @@ def test_three_epochs_visit_the_same_items(tmp_path, make, process_counts):
         expected += zip(batch["captions"], batch["image"], strict=True)
         numbers.append(batch["left_out"])
     whole.close()
-    rows, resumed_numbers = stop_and_go(data, steps, process_counts, random.Random(sum(process_counts)))
+    rows, resumed_numbers = stop_and_go(
+        data, steps, process_counts, random.Random(sum(process_counts))
+    )
     assert [caption for caption, _ in rows] == [caption for caption, _ in expected]
     for (_, image), (_, wanted) in zip(rows, expected, strict=True):
         np.testing.assert_array_equal(image, wanted)

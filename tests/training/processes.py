@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +29,11 @@ TIMING = ("images_per_second", "data_wait_share")
 
 
 def start(
-    workdir: Path, file_limit: int | None = None, cache: Path | None = None, **train
+    workdir: Path,
+    file_limit: int | None = None,
+    cache: Path | None = None,
+    flags: Sequence[str] = (),
+    **train,
 ) -> subprocess.Popen:
     """Starts train.py.
 
@@ -37,6 +41,7 @@ def start(
       workdir: of the run.
       file_limit: bytes that no file may exceed.
       cache: of compiled programs; by default that of the tests.
+      flags: more for train.py.
       train: settings of the stage's TrainConfig.
     """
 
@@ -57,6 +62,7 @@ def start(
         f"--config={SMALLEST}",
         f"--workdir={workdir}",
         *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),
+        *flags,
     ]
     return subprocess.Popen(
         command,
