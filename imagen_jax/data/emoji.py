@@ -30,7 +30,7 @@ FONT_PATHS = (
 )
 HELD_OUT_SHARE = 0.05
 # One for which the large families (flags, keycaps, plain people) are trained on.
-_SALT = "emoji17/"
+SALT = "emoji17/"
 
 _REMEDY = (
     "install it (Debian and Ubuntu: apt-get install fonts-noto-color-emoji) or set "
@@ -85,7 +85,7 @@ class EmojiSource:
         self._items = [
             (clean_name(name, sequence), png)
             for sequence, name, png in glyphs
-            if (hash01(_SALT + family(sequence)) < HELD_OUT_SHARE) == (split == "held_out")
+            if (hash01(SALT + family(sequence)) < HELD_OUT_SHARE) == (split == "held_out")
         ]
         self._pictures: dict[int, np.ndarray] = {}
 

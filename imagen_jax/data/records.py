@@ -103,7 +103,8 @@ class Wanted:
         if self.min_score is not None and not (
             record.score is not None and record.score >= self.min_score
         ):
-            raise FilteredItem(record.key, "score too low" if record.score else "no score")
+            has_none = record.score is None or record.score != record.score
+            raise FilteredItem(record.key, "no score" if has_none else "score too low")
 
     def check_size(self, width: int, height: int) -> None:
         """Raises FilteredItem for a picture too small or too long."""

@@ -144,3 +144,21 @@ def test_a_font_without_bitmaps(tmp_path):
     builder.save(tmp_path / "plain.ttf")
     with pytest.raises(UserError, match="no colour bitmaps"):
         EmojiSource(str(tmp_path / "plain.ttf"), "train", 32)
+
+
+@pytest.mark.slow
+def test_as_a_tfds_data_set(sources, tmp_path):
+    from imagen_jax.config import DataConfig
+    from imagen_jax.data.emoji_tfds import Emoji
+    from imagen_jax.data.records import DecodedRecords, load_records
+
+    builder = Emoji(data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    for split, expected in sources.items():
+        config = DataConfig(source="tfds", path=str(builder.data_dir), split=split)
+        stored = DecodedRecords(load_records(config, None), 32)
+        assert len(stored) == len(expected)
+        for i in range(0, len(stored), 97):
+            assert stored.item(i).caption == expected.item(i).caption
+            # Theirs is cropped to a square, ours is padded to one.
+            assert stored.item(i).image.shape == (32, 32, 3)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import layouts
 import numpy as np
@@ -106,7 +107,7 @@ def test_scores(tmp_path, layout):
         else:
             with pytest.raises(FilteredItem) as raised:
                 data.item(i)
-            assert raised.value.kind == ("score too low" if i else "no score")
+            assert raised.value.kind == "score too low"
 
 
 @EXTRAS
@@ -127,6 +128,34 @@ def test_tfds(tmp_path, file_format):
         load_records(config("tfds", builder.data_dir, split="test"), None)
     with pytest.raises(UserError, match=r"dataset_info\.json"):
         load_records(config("tfds", tmp_path), None)
+
+
+@EXTRAS
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_damaged_tfds_files_cost_their_items_only(tmp_path, file_format, is_gone):
+    builder = layouts.tfds_builder(tmp_path, COUNT, file_format)
+    settings = config("tfds", builder.data_dir, split="train+val")
+    data = load_source(settings, "train", 20)
+    (file,) = map(Path, builder.info.splits["train"].filepaths)
+    if is_gone:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    fates = []
+    for i in range(2 * COUNT):
+        try:
+            fates.append(data.item(i).caption.split(",")[0])
+        except BadItem as error:
+            fates.append(error.kind)
+    assert fates[COUNT:] == [layouts.caption(1000 + i) for i in range(COUNT)]
+    kinds = {"array_record": "damaged record", "tfrecord": "shard is gone"}
+    if is_gone or file_format == "array_record":
+        assert set(fates[:COUNT]) == {kinds[file_format]}
+    else:
+        whole = fates.index("shard is cut short")
+        assert fates[:whole] == [layouts.caption(i) for i in range(whole)] and whole > 5
+        assert set(fates[whole:COUNT]) == {"shard is cut short"}
 
 
 @EXTRAS
@@ -460,6 +489,16 @@ def test_filters(tmp_path, settings, left):
     if settings == {"max_caption_length": 8}:
         left = "abce"
     assert kept == left
+
+
+@pytest.mark.parametrize("score", ['"high"', "NaN", "null", None])
+def test_what_has_no_score_is_left_out(tmp_path, score):
+    data = b'{"caption": "a"' + (b"" if score is None else b', "score": ' + score.encode()) + b"}"
+    layouts.write_tar(tmp_path / "x.tar", [("0.png", layouts.png(0)), ("0.json", data)])
+    settings = {"score_field": "score", "min_score": -1.0}
+    with pytest.raises(FilteredItem) as raised:
+        load_source(config("webdataset", tmp_path, **settings), "train", 8).item(0)
+    assert raised.value.kind == "no score"
 
 
 def test_filtered_captions_are_not_drawn(tmp_path):
