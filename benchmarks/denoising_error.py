@@ -88,9 +88,8 @@ def held_out_scenes(
     return scenes, texts, x
 
 
-def errors(directory: str, name: str, num_images: int) -> dict[int, float]:
-    """Mean squared error of x_hat by log-SNR; see `load_denoiser`."""
-    denoiser = load_denoiser(directory, name)
+def errors(denoiser: Denoiser, num_images: int) -> dict[int, float]:
+    """Mean squared error of x_hat by log-SNR."""
     _, texts, x = held_out_scenes(num_images, denoiser.resolution)
     eps = jax.random.normal(jax.random.key(0), x.shape)
     text = denoiser.encode(texts)
@@ -108,7 +107,7 @@ def main() -> None:
     flags = parser.parse_args()
     print("log-SNR".ljust(32), *(f"{level:7d}" for level in LOGSNRS))
     for directory in flags.directories:
-        row = errors(directory, flags.stage, flags.num_images)
+        row = errors(load_denoiser(directory, flags.stage), flags.num_images)
         print(directory[-32:].ljust(32), *(f"{value:7.4f}" for value in row.values()), flush=True)
 
 

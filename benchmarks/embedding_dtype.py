@@ -3,7 +3,8 @@
     python -m benchmarks.embedding_dtype --num_prompts=200 --out=outputs/embedding_dtype
 
 Draws the held-out prompts with the shipped weights three times, from the same seeds: with the
-encoder's embeddings and with those that a store of either dtype gives back.
+encoder's embeddings and with those that a store of either dtype gives back. Before that, how well
+the base stage denoises true pictures with them, with the same noise.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.denoising_error import errors, load_denoiser
 from imagen_jax.cli.common import setup_jax
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.report import text_report
-from imagen_jax.sampling import Cascade
+from imagen_jax.sampling import Cascade, artefact
 from imagen_jax.text.embedding_store import pack, unpack
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import TextCond
+
+SHIPPED = Path(artefact.__file__).parent.parent / "weights" / "shapes"
+NUM_SCENES = 128
 
 
 class Stored(TextEncoder):
@@ -57,8 +62,12 @@ def main(arguments: Sequence[str]) -> None:
     captions = [prompt.text for prompt in prompts.prompts]
     exact = cascade.encoder.encode_captions(captions)
     valid = np.asarray(exact.mask)
+    denoiser = load_denoiser(str(SHIPPED), "base")
     for dtype in ("float32", "bfloat16", "int8"):
         encoder = stored(cascade.encoder, dtype)
+        of_x = errors(dataclasses.replace(denoiser, encode=encoder.encode_captions), NUM_SCENES)
+        print(f"{dtype}: mean squared error of x_hat over {NUM_SCENES} scenes at log-SNR "
+              + ", ".join(f"{level}: {value:.6f}" for level, value in of_x.items()))  # fmt: skip
         error = np.asarray(encoder.encode_captions(captions).tokens - exact.tokens)[valid]
         size = np.linalg.norm(np.asarray(exact.tokens)[valid])
         print(f"{dtype}: relative error of the embeddings {np.linalg.norm(error) / size:.2e}")

@@ -185,14 +185,16 @@ class StoredText:
     def prepare(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Padded values `[B, L, D]` in the store's dtype, scales `[B, L]` and mask `[B, L]`."""
         shape = (len(captions), self.max_length)
-        values = np.zeros((*shape, self.dim), jnp.dtype(self.dtype))
+        dtype = jnp.dtype(self.dtype)
+        # Filled as integers: numpy handles bfloat16 number by number, six times slower.
+        bits = np.zeros((*shape, self.dim), f"u{dtype.itemsize}")
         scales, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         for row, caption in enumerate(captions):
             found, found_scales = self.find(caption)
-            values[row, : len(found)] = found
+            bits[row, : len(found)] = found.view(bits.dtype)
             scales[row, : len(found)] = found_scales
             mask[row, : len(found)] = True
-        return values, scales, mask
+        return bits.view(dtype), scales, mask
 
     def embed(
         self,
