@@ -104,11 +104,11 @@ def finish_pair(pair: list[subprocess.Popen]) -> list[str]:
     return [finish(process) for process in pair]
 
 
-def finish(process: subprocess.Popen, status: int = 0, tracebacks: bool = False) -> str:
-    """Waits for the end, and returns what was printed; `tracebacks` may be among it or not."""
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    """Waits for the end, and returns what was printed."""
     output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == status, output
-    assert tracebacks or "Traceback" not in output, output
+    assert "Traceback" not in output, output
     return output
 
 
