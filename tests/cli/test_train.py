@@ -30,6 +30,24 @@ def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
         ([TINY], "--workdir is needed"),
         ([TINY, "--workdir={file}"], "is a file; give a directory"),
         ([TINY, "--workdir={new}", "--stage=bse"], "not one of base, sr16"),
+        ([TINY, "--workdir={new}", "--profile_steps=5:2"], "is not FIRST:LAST"),
+        ([TINY, "--workdir={new}", "--distributed"], "--distributed found no cluster"),
+        (
+            [TINY, "--workdir={new}", "--distributed", "--process_id=0"],
+            "give either that alone, or --coordinator",
+        ),
+        (
+            [TINY, "--workdir={new}", "--coordinator=a:1"],
+            "--coordinator without --num_processes and --process_id",
+        ),
+        (
+            [TINY, "--workdir={new}", "--coordinator=a", "--num_processes=2", "--process_id=0"],
+            "--coordinator=a is not HOST:PORT",
+        ),
+        (
+            [TINY, "--workdir={new}", "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 must be from 0 to 1",
+        ),
         ([TINY, "--config.sede=3"], 'Did you mean "seed"'),
         ([TINY, "--config.stages.base.train.batchsize=3"], 'Did you mean "batch_size"'),
         ([TINY, "--config.stages.base.train.batch_size=x"], "batch_size=x"),

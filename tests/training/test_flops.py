@@ -104,6 +104,7 @@ def stage(**model) -> StageConfig:
     )
 
 
+@pytest.mark.slow
 def test_remat_and_scans_do_not_change_the_model_flops():
     plain = model_flops_per_image(stage(), 8, 5)
     assert plain > 0
@@ -129,6 +130,7 @@ def test_remat_and_scans_do_not_change_the_model_flops():
     assert matrix_flops(step, state, batch, key) == 2 * plain + 2 * 2 * 5
 
 
+@pytest.mark.slow
 def test_crops_and_longer_texts_count_as_what_is_computed():
     whole = model_flops_per_image(stage(), 8, 5)
     crops = dataclasses.replace(stage(), train=TrainConfig(crop_size=8))
