@@ -167,6 +167,7 @@ class _Decode:
         self._resolution = resolution
 
     def __call__(self, sample: tuple[bytes, bytes]):
+        import torch
         from PIL import Image
 
         data, text = sample
@@ -178,7 +179,8 @@ class _Decode:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
         method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
-        return np.asarray(image.resize((size, size), method)), text.decode()
+        # A tensor crosses to the main process in shared memory, an array would be copied.
+        return torch.from_numpy(np.array(image.resize((size, size), method))), text.decode()
 
 
 def write_sets(root: Path, count: int, size: int) -> None:
