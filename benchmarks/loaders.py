@@ -34,6 +34,7 @@ DIRECTORY = flags.DEFINE_string("directory", None, "For the sets (default: a tem
 
 BATCH = 16
 PEER = "webdataset + DataLoader"
+FORMATS = ("folder", "webdataset", "array_record", "arrow", "parquet", "tfds")
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(DIRECTORY.value or temporary)
         write_sets(root, COUNT.value, SIZE.value)
+        print(cost_table(root, ROUNDS.value), flush=True)
         rates: dict[tuple[str, int], list[float]] = {}
         for resolution in map(int, RESOLUTIONS.value):
             streams = {
@@ -60,6 +62,35 @@ def main(argv: list[str]) -> None:
                 if hasattr(stream, "close"):
                     stream.close()
             print(table(rates, resolution), flush=True)
+
+
+def cost_table(root: Path, rounds: int) -> str:
+    """CPU milliseconds of one core for one picture: reading it at random, and decoding it.
+
+    CPU time depends less than wall time on what else the machine does; the least of all rounds.
+    """
+    from imagen_jax.data.images import decode_image
+    from imagen_jax.data.records import load_records
+
+    stored = {name: load_records(_config(root, name), "train") for name in FORMATS}
+    data = stored["folder"].record(0).image
+    costs: dict[str, float] = {}
+
+    def add(what: str, function: Callable[[int], object], indices: list[int]) -> None:
+        start = time.process_time()
+        for index in indices:
+            function(index)
+        seconds = (time.process_time() - start) / len(indices)
+        costs[what] = min(costs.get(what, seconds), seconds)
+
+    for number in range(rounds):
+        for name, records in stored.items():
+            order = np.random.default_rng(number).permutation(len(records))[:100].tolist()
+            add(f"read, {name}", records.record, order)
+        for side in map(int, RESOLUTIONS.value):
+            add(f"decode to {side}", lambda _, side=side: decode_image(data, side), [0] * 10)
+    rows = (f"| {what} | {1e3 * seconds:.2f} |" for what, seconds in costs.items())
+    return "\n".join(["\n| one picture | CPU ms |", "|---|---|", *rows])
 
 
 def table(rates: dict[tuple[str, int], list[float]], resolution: int) -> str:
@@ -84,10 +115,14 @@ def rate(stream: Iterator, seconds: float) -> float:
 
 def subjects() -> dict[str, Callable[[Path, int, int], Iterator]]:
     """What is timed, by name."""
-    found = {"folder": "folder", "webdataset": "webdataset", "array_record": "array_record"}
-    found |= {"arrow": "arrow", "parquet": "parquet", "tfds": "tfds"}
-    ours = {name: _ours(name) for name in found}
-    return {PEER: peer} | ours
+    return {PEER: peer} | {name: _ours(name) for name in FORMATS}
+
+
+def _config(root: Path, name: str) -> DataConfig:
+    path = root / name
+    if name == "tfds":
+        path = next(path.glob("*/*/dataset_info.json")).parent
+    return DataConfig(source=name, path=str(path))
 
 
 def _ours(name: str) -> Callable[[Path, int, int], Iterator]:
@@ -95,12 +130,8 @@ def _ours(name: str) -> Callable[[Path, int, int], Iterator]:
         from imagen_jax.data.pipeline import batches
         from imagen_jax.data.sources import load_source
 
-        path = root / name
-        if name == "tfds":
-            path = next(path.glob("*/*/dataset_info.json")).parent
-        config = DataConfig(source=name, path=str(path))
         return batches(
-            load_source(config, "train", resolution),
+            load_source(_config(root, name), "train", resolution),
             batch_size=BATCH,
             image_size=resolution,
             seed=0,
@@ -136,6 +167,7 @@ class _Decode:
         self._resolution = resolution
 
     def __call__(self, sample: tuple[bytes, bytes]):
+        import torch
         from PIL import Image
 
         data, text = sample
@@ -147,7 +179,8 @@ class _Decode:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
         method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
-        return np.asarray(image.resize((size, size), method)), text.decode()
+        # A tensor crosses to the main process in shared memory, an array would be copied.
+        return torch.from_numpy(np.array(image.resize((size, size), method))), text.decode()
 
 
 def write_sets(root: Path, count: int, size: int) -> None:
