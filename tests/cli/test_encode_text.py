@@ -149,7 +149,8 @@ def test_training_on_the_store_ends_as_training_with_the_encoder(store, tmp_path
 
     # Batches of the training step's size: the last bits depend on shapes.
     exact = tmp_path / "store"
-    finish(start(exact, "--batch_size=4"))
+    # No more than the 24 steps read.
+    finish(start(exact, "--batch_size=4", "--num_items=96"))
     stored = f"--config.data.embeddings={exact}"
     finish(run(tmp_path / "online"))
     finish(run(tmp_path / "stored", stored))
@@ -165,7 +166,7 @@ def test_training_on_the_store_ends_as_training_with_the_encoder(store, tmp_path
 
     for flags, message in (
         ((stored, "--config.text.max_length=9"), "config.text.max_length: 8 in the store, 9 now"),
-        ((stored, "--config.stages.base.train.num_steps=151"), "and 151 steps read 604"),
+        ((stored, "--config.stages.base.train.num_steps=25"), "and 25 steps read 100"),
     ):
         output = finish(run(tmp_path / "new", *flags), status=2)
         assert message in output, output

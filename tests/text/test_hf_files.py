@@ -77,12 +77,14 @@ class Counting:
 
 
 def test_every_element_is_read_once_however_many_devices_hold_it(directory, monkeypatch):
-    monkeypatch.setattr(sharding_lib, "FROZEN_BYTES_PER_DEVICE", 1)
     monkeypatch.setattr(sharding_lib, "MIN_SHARDED_SIZE", 1)
     abstract = t5_load.abstract_params(SMALL, "bfloat16")
     leaves = t5_load._leaves(SMALL, "shared.weight")
     total = sum(math.prod(leaf.full_shape) for leaf in leaves)
-    for mesh in (MeshConfig(), MeshConfig(data=1, fsdp=8), MeshConfig(fsdp=4)):
+    # Over all devices; over four of them, each part on two; whole on each.
+    quarter = total * 2 // 4 + 1
+    for mesh, limit in ((MeshConfig(), 1), (MeshConfig(fsdp=4), quarter), (MeshConfig(), 2**30)):
+        monkeypatch.setattr(sharding_lib, "FROZEN_BYTES_PER_DEVICE", limit)
         shardings = frozen_shardings(abstract, make_mesh(mesh))
         with hf_files.open_tensors(directory) as files:
             counting = Counting(next(iter(files.values())))
@@ -109,6 +111,10 @@ def test_large_networks_are_spread_over_as_few_axes_as_needed(monkeypatch):
     # An axis of 6 in three ways over 2x2x2: the last axis of the mesh alone divides.
     odd = frozen_shardings({"w": jax.ShapeDtypeStruct((3, 1026), np.float32)}, mesh)
     assert odd["w"].spec == PartitionSpec(None, ("tensor",))
+    # A scan reads one layer at a time, so the axis of layers stays whole.
+    deep = {"blocks": {"w": jax.ShapeDtypeStruct((64, 16, 32), np.float32)}}
+    spec = frozen_shardings(deep, mesh)["blocks"]["w"].spec
+    assert spec == PartitionSpec(None, None, ("data", "fsdp", "tensor"))
 
 
 def test_a_sharded_encoder_gives_the_same_states(directory, monkeypatch):
