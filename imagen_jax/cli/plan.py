@@ -13,12 +13,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command, setup_jax
-from imagen_jax.config import CascadeConfig, TextConfig
+from imagen_jax.config import CascadeConfig
 from imagen_jax.errors import UserError
 
 LOCAL = "local"
@@ -67,7 +66,7 @@ def main(argv: list[str]) -> None:
         setup_jax()  # `train.py` then finds the program that is compiled here
 
     topology = parse_topology(TOPOLOGY.value)
-    text_dim = TEXT_DIM.value or encoder_width(config.text)
+    text_dim = TEXT_DIM.value or text_width(config)
     programs = ["train", "sample"] if PROGRAM.value == "both" else [PROGRAM.value]
     plans = []
     for program in programs:
@@ -110,21 +109,23 @@ def choose_stage(config: CascadeConfig) -> str:
     return STAGE.value
 
 
-def encoder_width(config: TextConfig) -> int:
-    """The width of the text embeddings, without loading any weights.
+def text_width(config: CascadeConfig) -> int:
+    """The width of the text embeddings, without loading or fetching any weights.
 
     Raises:
-      UserError: there is no such encoder on this machine.
+      UserError: the encoder is not on this machine, or the stored embeddings are not its own.
     """
-    from imagen_jax.text.encoder import EMBEDDED, EMBEDDED_DIRECTORY
-    from imagen_jax.text.t5_load import read_config
+    from imagen_jax.text.embedding_store import open_store
+    from imagen_jax.text.encoder import is_here, text_dim
 
-    embedded = config.encoder == EMBEDDED
-    directory = EMBEDDED_DIRECTORY if embedded else Path(config.encoder).expanduser()
-    try:
-        return read_config(directory).d_model
-    except UserError as error:
-        raise UserError(f"{error} To plan without it, give its width: --text_dim=4096") from error
+    if config.data.embeddings:
+        return open_store(config.data.embeddings, config.text).dim
+    if not is_here(config.text):
+        raise UserError(
+            f"config.text.encoder={config.text.encoder!r} is not a directory on this machine; to "
+            f"plan without it, give its width: --text_dim=4096"
+        )
+    return text_dim(config.text)
 
 
 if __name__ == "__main__":
