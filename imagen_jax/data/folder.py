@@ -85,10 +85,6 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self._items)
 
-    def captions(self, index: int) -> tuple[str, ...]:
-        """Those of an item, without its picture."""
-        return (self._items[index][1],)
-
     def record(self, index: int) -> Record:
         file, caption = self._items[index]
         key = os.path.relpath(file, self._root)

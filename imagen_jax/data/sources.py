@@ -116,7 +116,10 @@ def captions_of(source: Source, index: int) -> tuple[str, ...]:
       BadItem: it has to be decoded, and cannot be.
     """
     captions = getattr(source, "captions", None)
-    return captions(index) if captions else (source.item(index).caption,)
+    if captions:
+        return captions(index)
+    item = source.item(index)
+    return (item.caption, *item.other_captions)
 
 
 def hash01(text: str) -> float:

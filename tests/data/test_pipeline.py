@@ -9,7 +9,7 @@ from absl import flags
 from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.pipeline import batches, item_order, spread_items
 from imagen_jax.data.shapes.source import ShapesSource
-from imagen_jax.data.sources import BadItem, FilteredItem, Item
+from imagen_jax.data.sources import BadItem, FilteredItem, Item, captions_of
 from imagen_jax.errors import UserError
 
 SIZE = 8
@@ -255,3 +255,13 @@ def test_errors(settings, message):
         run(Numbered(4), 1, **settings)
     with pytest.raises(UserError, match="no items"):
         run(Numbered(0), 1)
+
+
+def test_every_caption_that_may_be_drawn_is_told():
+    class Captioned(Numbered):
+        def item(self, index):
+            return dataclasses.replace(super().item(index), other_captions=("b", "c"))
+
+    assert captions_of(Captioned(3), 2) == ("2", "b", "c")
+    with pytest.raises(BadItem):
+        captions_of(Captioned(3, bad={2: "cut"}), 2)
