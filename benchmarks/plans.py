@@ -95,7 +95,23 @@ SCALING = [
     )
     for topology, chips in (("v4:2x2x2", 8), ("v4:4x4x4", 64), ("v4:8x8x4", 256))
 ]
-ROWS = PLANS + CUTS + SCALING
+# What the backward pass repeats, and the batch in parts: the same small base, 32 pictures a chip.
+REMAT = [
+    Row(
+        "remat",
+        "base",
+        "v5e:4x4",
+        accumulate,
+        (
+            *SMALL,
+            "--config.stages.base.train.batch_size=512",
+            "--config.mesh.fsdp=4",
+            f"--config.stages.base.model.remat={(policy,) * 4!r}".replace(" ", ""),
+        ),
+    )
+    for policy, accumulate in (("none", 1), ("convs", 1), ("full", 1), ("full", 4), ("none", 4))
+]
+ROWS = PLANS + CUTS + SCALING + REMAT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
                 plans[row.shown()] = have
                 flags.plans.write_text(json.dumps(plans, indent=1) + "\n")
     text = flags.out.read_text()
-    for name, table in (("plans", plans_table), ("scaling", scaling_table)):
+    for name, table in TABLES.items():
         rows = [row for row in ROWS if row.table == name]
         found = [(row, plans[row.shown()]) for row in rows if row.shown() in plans]
         missing = [f"    {row.shown()}" for row in rows if row.shown() not in plans]
@@ -202,9 +218,36 @@ def scaling_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
     return lines
 
 
+def remat_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
+    """Markdown: memory and time of what the backward pass repeats."""
+    columns = (
+        "model.remat, each level", "train.accumulate", "GiB a chip", "temporaries, GiB", "fits",
+        "computed again", "ms of matrix products", "ms of memory", "ms a step", "bound",
+    )  # fmt: skip
+    lines = [markdown(columns), markdown(["---"] * len(columns))]
+    for row, have in found:
+        memory, expected = have["memory"], have["estimate"]
+        cells: list[Any] = [row.flags[-1].split("'")[1], row.accumulate]
+        needed, temporary = memory["needed_bytes"], memory["temporary_bytes"]
+        cells.append(f"{needed / GIB:.2f}" if needed else "?")
+        cells.append("?" if temporary is None else f"{temporary / GIB:.2f}")
+        cells.append("yes" if have["fits"] else "**no**")
+        cells.append(f"{have['executed_flops'] / have['model_flops'] - 1:.0%}")
+        if expected:
+            times = (expected[key] * 1e3 for key in ("compute", "memory", "seconds"))
+            cells += [*(f"{time:.1f}" for time in times), expected["bound"]]
+        else:
+            cells += [""] * 4
+        lines.append(markdown(cells))
+    return lines
+
+
 def markdown(cells: Iterable[Any]) -> str:
     """One line of a table."""
     return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+TABLES = {"plans": plans_table, "scaling": scaling_table, "remat": remat_table}
 
 
 def replace_between(text: str, name: str, table: str) -> str:
