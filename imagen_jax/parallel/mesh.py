@@ -136,7 +136,8 @@ def count_islands(devices: Sequence[jax.Device]) -> int:
 
 
 def _in_slices(devices: Sequence[jax.Device]) -> bool:
-    return devices[0].platform == "tpu" and hasattr(devices[0], "slice_index")
+    """Whether the devices say what they are joined by: TPU slices, and machines of GPUs."""
+    return devices[0].platform in ("tpu", "gpu") and hasattr(devices[0], "slice_index")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

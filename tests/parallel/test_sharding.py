@@ -13,6 +13,7 @@ from imagen_jax.parallel.mesh import (
     batch_sharding,
     batch_shards,
     choose_fsdp,
+    count_islands,
     make_mesh,
     memory_of,
 )
@@ -128,6 +129,19 @@ def test_fsdp_is_chosen_within_a_slice_from_the_memory_of_its_chips():
     assert memory_of(devices[0]) == 16 * 2**30
     assert make_mesh(MeshConfig(), devices, state_bytes=7 * 2**30).shape["fsdp"] == 2
     assert make_mesh(MeshConfig(), devices, state_bytes=99 * 2**30).shape["fsdp"] == 4
+
+
+def test_machines_of_gpus_are_islands_with_a_process_for_each_gpu_or_for_all():
+    slices = chips(slices=2, side=2)
+    for process_of in (lambda chip: chip.id, lambda chip: chip.slice_index):
+        gpus = [
+            dataclasses.replace(chip, platform="gpu", process_index=process_of(chip))
+            for chip in slices
+        ]
+        assert count_islands(gpus) == 2
+        mesh = make_mesh(MeshConfig(fsdp=4), gpus)
+        assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+        assert [{gpu.slice_index for gpu in row.flat} for row in mesh.devices] == [{0}, {1}]
 
 
 def test_fsdp_across_slices_is_refused():
