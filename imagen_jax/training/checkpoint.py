@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -66,7 +66,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         logging.getLogger("absl").addFilter(_told_elsewhere)
-        sys.excepthook = _without_late_writers(sys.excepthook)
+        _drop_late_writers()
         return ocp.training.Checkpointer(
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
@@ -196,18 +196,27 @@ def _told_elsewhere(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _without_late_writers(hook: Callable[..., None]) -> Callable[..., None]:
-    """The `sys.excepthook`, silent about files that fail after the save they belong to has failed.
+def _drop_late_writers() -> None:
+    """Silences files that fail after the save they belong to has failed.
 
     Orbax gives up at the first and closes its event loop; TensorStore then has nobody to tell of
-    the others, and prints a traceback for each.
+    the others, and hands each to `sys.excepthook` (or, with uvloop, `sys.unraisablehook`), which
+    print tracebacks.
     """
+    uncaught, unraisable = sys.excepthook, sys.unraisablehook
 
-    def filtered(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+    def is_late(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
 
-    return filtered
+    def excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not is_late(error):
+            uncaught(kind, error, trace)
+
+    def unraisablehook(args: Any) -> None:
+        if not is_late(args.exc_value):
+            unraisable(args)
+
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
 @contextlib.contextmanager

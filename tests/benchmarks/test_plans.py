@@ -25,6 +25,7 @@ def printed(row: plans.Row, **changes) -> dict:
         "memory": {
             "available_bytes": 30.75 * GIB,
             "needed_bytes": 12.25 * GIB,
+            "temporary_bytes": 9.5 * GIB,
             "state_bytes": 2.5 * GIB,
         },
         "collectives": [
@@ -33,7 +34,7 @@ def printed(row: plans.Row, **changes) -> dict:
         ],
         "model_flops": 4e15,
         "executed_flops": 5e15,
-        "estimate": {"seconds": 0.25, "bound": "compute"},
+        "estimate": {"compute": 0.25, "memory": 0.125, "seconds": 0.25, "bound": "compute"},
         "images_per_second": 8192.0,
         "days": 7.25,
     } | changes
@@ -54,14 +55,15 @@ def test_every_stage_has_the_papers_slice_and_three_others():
 def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     base, other = plans.PLANS[0], plans.PLANS[1]
     refused = printed(other, fits=False, collectives=None, estimate=None)
-    small = plans.SCALING[1]
+    small, parts = plans.SCALING[1], plans.REMAT[3]
     have = {
         base.shown(): printed(base),
         other.shown(): refused,
         small.shown(): printed(small, batch_size=512),
+        parts.shown(): printed(parts),
     }
     (tmp_path / "plans.json").write_text(json.dumps(have))
-    marks = "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in ("plans", "scaling"))
+    marks = "".join(f"<!-- {n} -->\nold\n<!-- end of {n} -->\n" for n in plans.TABLES)
     (tmp_path / "scale.md").write_text(f"before\n{marks}after\n")
     files = (f"--plans={tmp_path / 'plans.json'}", f"--out={tmp_path / 'scale.md'}")
     assert plans.main([*files, "--only=none"]) == 0
@@ -74,7 +76,9 @@ def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     assert f"| {' | '.join(cells)} |" in text
     assert "| base | v5e:16x16 |" in text and "**no**" in text
     assert "| 64 | v4:4x4x4 | 16 x 4 | 512 | 2,048.0 | 512.0 | 2,560.0 |" in text
-    for table, section in zip(("plans", "scaling"), text.split("<!-- end of")[:2], strict=True):
+    (line,) = [line for line in text.splitlines() if line.startswith("| full |")]
+    assert line == "| full | 4 | 12.25 | 9.50 | yes | 25% | 250.0 | 125.0 | 250.0 | compute |"
+    for table, section in zip(plans.TABLES, text.split("<!-- end of")[:3], strict=True):
         made, missing = section.split("Not compiled yet")
         for row in plans.ROWS:
             assert (f"    {row.shown()}\n" in made) == (row.table == table and row.shown() in have)
