@@ -115,7 +115,8 @@ class TrainConfig:
     Attributes:
       batch_size: images a step over all devices.
       accumulate: parts into which the batch is cut; their gradients are computed one after the
-        other and averaged, with the result of the whole batch and the memory of a part.
+        other and averaged, with the result of the whole batch and the memory of a part. Not for
+        CPUs: the parts are a loop, see `ModelConfig.scan_blocks`.
       num_steps: length of the run; also the end of a cosine learning-rate decay.
       optimizer: "adam", "adafactor" or "muon" (for hidden kernels, with Adam for the rest).
       learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
