@@ -27,7 +27,7 @@ from imagen_jax.planning.topology import Topology, compiler_version
 PACKAGE = Path(__file__).parent.parent
 # The sources that a program is made from.
 SOURCES = (
-    "config.py",
+    "config",
     "types.py",
     "diffusion",
     "models",
