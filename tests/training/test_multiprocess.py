@@ -51,7 +51,10 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 def steps_saved(workdir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / "base" / "checkpoints").iterdir())
+    """The finished checkpoints: one that is still being written has a longer name."""
+    directory = workdir / "base" / "checkpoints"
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def logged(workdir: Path) -> int:
@@ -88,7 +91,8 @@ def test_a_pair_does_what_one_process_with_two_devices_does(undisturbed, tmp_pat
 
 def test_a_dead_process_ends_the_other_and_the_pair_continues(undisturbed, tmp_path):
     pair = start_pair(tmp_path, num_steps=STEPS, **EVERY)
-    wait_until(lambda: logged(tmp_path) >= 8, pair[0])
+    # Beyond a checkpoint, which is written while the steps go on.
+    wait_until(lambda: logged(tmp_path) >= 8 and steps_saved(tmp_path), pair[0])
     kill(pair[1])
     killed = time.monotonic()
     output, _ = pair[0].communicate(timeout=TIMEOUT)
