@@ -85,6 +85,7 @@ class DiffusionConfig:
       prediction: "eps", "v" or "x".
       loss_weighting: "none", "min_snr" or "sigmoid".
       min_snr_gamma: gamma of "min_snr".
+      min_snr_power: p of "min_snr": the error of x_hat counts min(SNR, gamma)^p times.
       sigmoid_bias: b of "sigmoid".
     """
 
@@ -93,6 +94,7 @@ class DiffusionConfig:
     prediction: str = "v"
     loss_weighting: str = "none"
     min_snr_gamma: float = 5.0
+    min_snr_power: float = 1.0
     sigmoid_bias: float = 0.0
 
 

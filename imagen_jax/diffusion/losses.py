@@ -44,9 +44,10 @@ def loss_per_example(
 def loss_weight(logsnr: Array, config: DiffusionConfig) -> Array:
     """The factor on the mean squared error of the network's own target.
 
-    On the eps error: 1 for "none"; min(SNR, gamma) / SNR for "min_snr" (Hang et al. 2023);
-    sigmoid(b - logsnr) for "sigmoid" (Kingma and Gao 2023, Hoogeboom et al. 2024). The eps error
-    is SNR times the x error and alpha^2 = SNR / (1 + SNR) times the v error.
+    On the eps error: 1 for "none"; min(SNR, gamma)^p / SNR for "min_snr" (Hang et al. 2023, where
+    p is 1; with p = 1/2 and no gamma it is the debiased loss of Yu et al. 2023); sigmoid(b -
+    logsnr) for "sigmoid" (Kingma and Gao 2023, Hoogeboom et al. 2024). The eps error is SNR times
+    the x error and alpha^2 = SNR / (1 + SNR) times the v error.
 
     Args:
       logsnr: `[B]` float32.
@@ -56,14 +57,18 @@ def loss_weight(logsnr: Array, config: DiffusionConfig) -> Array:
       `[B]` float32.
 
     Raises:
-      UserError: unknown prediction type or weighting, or a gamma that is not positive.
+      UserError: unknown prediction type or weighting, a gamma that is not positive, or a power
+        that is not in [0, 1].
     """
     if config.loss_weighting == "none":
         return jnp.ones_like(logsnr)
     if config.loss_weighting == "min_snr":
         if config.min_snr_gamma <= 0:
             raise UserError(f"min_snr_gamma is {config.min_snr_gamma}: it must be positive.")
-        log_weight = jnp.minimum(math.log(config.min_snr_gamma) - logsnr, 0.0)
+        if not 0.0 <= config.min_snr_power <= 1.0:
+            raise UserError(f"min_snr_power is {config.min_snr_power}: it must be in [0, 1].")
+        log_weight = config.min_snr_power * jnp.minimum(math.log(config.min_snr_gamma), logsnr)
+        log_weight -= logsnr
     elif config.loss_weighting == "sigmoid":
         log_weight = jax.nn.log_sigmoid(config.sigmoid_bias - logsnr)
     else:

@@ -10,7 +10,9 @@ from imagen_jax.errors import UserError
 
 LOGSNR = np.array([-7.0, -1.0, 0.4, 1.5, 2.0, 5.0], np.float32)
 KINDS = ["eps", "v", "x"]
-WEIGHTINGS = ["none", "min_snr", "sigmoid"]
+# Weightings of the eps error, "min_snr" also with a power other than 1.
+CONVERTED = ["min_snr", "min_snr^0.3", "sigmoid"]
+WEIGHTINGS = ["none", *CONVERTED]
 
 
 def draw(seed):
@@ -18,8 +20,13 @@ def draw(seed):
 
 
 def make_config(kind, weighting):
+    name, _, power = weighting.partition("^")
     return DiffusionConfig(
-        prediction=kind, loss_weighting=weighting, min_snr_gamma=5.0, sigmoid_bias=-1.5
+        prediction=kind,
+        loss_weighting=name,
+        min_snr_gamma=5.0,
+        min_snr_power=float(power or 1.0),
+        sigmoid_bias=-1.5,
     )
 
 
@@ -41,6 +48,9 @@ def test_loss_values(kind, weighting):
         ("min_snr", "eps"): np.minimum(snr, 5.0) / snr,
         ("min_snr", "v"): np.minimum(snr, 5.0) / (snr + 1),
         ("min_snr", "x"): np.minimum(snr, 5.0),
+        ("min_snr^0.3", "eps"): np.minimum(snr, 5.0) ** 0.3 / snr,
+        ("min_snr^0.3", "v"): np.minimum(snr, 5.0) ** 0.3 / (snr + 1),
+        ("min_snr^0.3", "x"): np.minimum(snr, 5.0) ** 0.3,
         ("sigmoid", "eps"): 1 / (1 + snr * np.exp(1.5)),
         ("sigmoid", "v"): snr / (1 + snr) / (1 + snr * np.exp(1.5)),
         ("sigmoid", "x"): np.exp(-1.5) / (1 + np.exp(-1.5) / snr),
@@ -50,7 +60,7 @@ def test_loss_values(kind, weighting):
     np.testing.assert_allclose(actual, weight * mse, rtol=1e-5)  # f32 sum of 36 squares and exp
 
 
-@pytest.mark.parametrize("weighting", ["min_snr", "sigmoid"])
+@pytest.mark.parametrize("weighting", CONVERTED)
 def test_networks_that_imply_the_same_picture_have_the_same_loss(weighting):
     x, eps, x_hat = draw(0), draw(1), draw(2)
     z = process.diffuse(jnp.asarray(x), jnp.asarray(eps), jnp.asarray(LOGSNR))
@@ -90,7 +100,7 @@ def test_loss_is_finite_at_both_ends_and_zero_for_a_perfect_network(kind, weight
 
 
 @pytest.mark.parametrize("level", [-20.0, -8.0, 8.0, 20.0])
-@pytest.mark.parametrize("weighting", ["min_snr", "sigmoid"])
+@pytest.mark.parametrize("weighting", CONVERTED)
 def test_weights_convert_by_the_snr_up_to_both_ends(weighting, level):
     logsnr = jnp.full((1,), level)
     weight = {
@@ -118,4 +128,7 @@ def test_unknown_names_and_values_are_refused():
         compute_loss(draw(0), draw(0), draw(1), LOGSNR, DiffusionConfig(prediction="noise"))
     with pytest.raises(UserError, match="min_snr_gamma"):
         config = DiffusionConfig(loss_weighting="min_snr", min_snr_gamma=0.0)
+        compute_loss(draw(0), draw(0), draw(1), LOGSNR, config)
+    with pytest.raises(UserError, match="min_snr_power"):
+        config = DiffusionConfig(loss_weighting="min_snr", min_snr_power=1.5)
         compute_loss(draw(0), draw(0), draw(1), LOGSNR, config)
