@@ -120,6 +120,8 @@ def prepare_on_beam(
                 | "Finish" >> beam.Map(_finish, plan)
             )
     except Exception as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
         failures = _read_failures(plan)
         if not failures:
             raise
@@ -158,6 +160,13 @@ def _pipeline(runner: str, options: Sequence[str]) -> Any:
         raise UserError(f"--runner={runner}: {error}") from error
 
 
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Beam raises a RuntimeError for a KeyboardInterrupt on a worker in this process."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _absolute(path: str) -> str:
     """Workers have working directories of their own. An empty path has a meaning to "emoji"."""
     return os.path.abspath(os.path.expanduser(path)) if path else path
@@ -170,6 +179,7 @@ def _make(number: int, work: Work, source: Any) -> tuple[int, Shard]:
     """`source` is a `Shared`: one for all threads of a worker."""
     plan = work.plan
     start, stop = plan.span(number)
+    failure = _failed(plan) / f"{number}.txt"
     try:
         records = source.acquire(work.open)
         read = reader(work.config, records, work.image_size, work.num_threads)
@@ -178,9 +188,11 @@ def _make(number: int, work: Work, source: Any) -> tuple[int, Shard]:
         message = f"shard {number} of {plan.num_shards} (items {start:,} to {stop:,}): {error}"
         # It cannot be said there if the store itself is what the worker does not see.
         with contextlib.suppress(OSError):
-            _failed(plan).mkdir(exist_ok=True)
-            write_atomically(_failed(plan) / f"{number}.txt", message.encode())
+            failure.parent.mkdir(exist_ok=True)
+            write_atomically(failure, message.encode())
         raise
+    # It may be another try that has come through.
+    failure.unlink(missing_ok=True)
     logger.info("shard %d of %d: %d records", number, plan.num_shards, shard.count)
     return number, shard
 
