@@ -1,5 +1,6 @@
 """prepare_data on Apache Beam's direct runner: the store of the plain command, whatever happens."""
 
+import dataclasses
 import random
 import re
 import signal
@@ -17,7 +18,7 @@ from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data import prepare_beam
 from imagen_jax.data.prepare_beam import Work
-from imagen_jax.data.record_store import StorePlan
+from imagen_jax.data.record_store import StorePlan, begin_store
 from imagen_jax.errors import UserError
 
 # The extra is there in the second part of CI.
@@ -233,3 +234,23 @@ def test_a_worker_that_sees_another_set_says_so(tmp_path):
     with pytest.raises(UserError, match=r"4 items .* there were 5 .*same path"):
         Work(plan, config, 64, 1, 5).open()
     assert len(Work(plan, config, 64, 1, 4).open()) == 4
+
+
+def test_a_try_that_comes_through_takes_back_what_one_before_said(tmp_path):
+    layouts.write_flawed_tars(tmp_path / "tars")
+    config = DataConfig(source="webdataset", path=str(tmp_path / "tars"), max_bad_share=0.0)
+    plan = StorePlan(str(tmp_path / "store"), 29, 10, {})
+    begin_store(plan)
+
+    class Opened:
+        def acquire(self, opener):
+            return opener()
+
+    work = Work(plan, config, 64, 1, 29)
+    with pytest.raises(UserError, match="no caption"):
+        prepare_beam._make(0, work, Opened())
+    (message,) = prepare_beam._read_failures(plan)
+    assert message.startswith("shard 0 of 3 (items 0 to 10): ")
+    lenient = dataclasses.replace(work, config=dataclasses.replace(config, max_bad_share=1.0))
+    prepare_beam._make(0, lenient, Opened())
+    assert prepare_beam._read_failures(plan) == []
