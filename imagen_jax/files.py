@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 
 from etils import epath
@@ -28,6 +29,11 @@ def absolute(path: epath.Path) -> epath.Path:
     return path if is_remote(path) else path.resolve()
 
 
+def temporary_beside(path: epath.Path) -> epath.Path:
+    """A new name beside `path`, `.NAME.*.tmp`, also among processes of several machines."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:16]}.tmp"
+
+
 def write_atomically(path: epath.Path, data: bytes) -> None:
     """Writes `data` beside `path` and renames it: a reader finds the old file or the new one.
 
@@ -39,7 +45,7 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
     if is_remote(path):
         path.write_bytes(data)
         return
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_beside(path)
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

@@ -3,9 +3,11 @@
     python -m imagen_jax.cli.prepare_data --config=CONFIG.py --out=STORE
     python -m imagen_jax.cli.prepare_data --source=webdataset --path=TARS --out=STORE
     python -m imagen_jax.cli.prepare_data --verify=STORE
+    python -m imagen_jax.cli.prepare_data --source=... --out=STORE --runner=RUNNER -- --OPTION=...
 
 Interrupted or killed, it goes on when the same command is given again. On several machines, give
-each --process_index and --process_count. docs/data.md has recipes.
+each --process_index and --process_count; or name a runner of Apache Beam, and after -- the options
+of Beam and of that runner. docs/data.md has recipes.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from imagen_jax.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    flags = _parser().parse_args(arguments)
+    arguments = list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = _parser().parse_args(arguments[:end])
     try:
-        return _verify(flags.verify) if flags.verify else _prepare(flags)
+        return _verify(flags.verify) if flags.verify else _prepare(flags, arguments[end + 1 :])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -35,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m imagen_jax.cli.prepare_data",
+        usage="%(prog)s [flags] [-- options of Beam]",
         description="Converts any data source to a store of ArrayRecord shards.",
         allow_abbrev=False,
     )
@@ -55,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--num_threads", type=int, default=4, help="that read (default 4)")
     how.add_argument("--process_index", type=int, default=0, help="this process, from 0")
     how.add_argument("--process_count", type=int, default=1, help="of how many (default 1)")
+    how.add_argument(
+        "--runner",
+        help="of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner ...",
+    )
     parser.add_argument("--verify", metavar="DIR", help="compare a store with its checksums")
     return parser
 
@@ -98,26 +107,45 @@ def data_of(flags: argparse.Namespace, config: CascadeConfig | None) -> DataConf
     return data
 
 
-def _prepare(flags: argparse.Namespace) -> int:
+def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
     if not flags.out:
         raise UserError("--out is needed: the directory of the store")
+    if options and not flags.runner:
+        raise UserError(f"options of Beam ({options[0]}) need --runner=...")
     data = data_of(flags, load_config(flags.config) if flags.config else None)
-    from imagen_jax.data.prepare import prepare
-    from imagen_jax.data.record_store import ProgressLine
+    settings = {
+        name: getattr(flags, name)
+        for name in ("image_size", "max_items", "shard_size", "num_threads")
+    }
+    if flags.runner:
+        if (flags.process_index, flags.process_count) != (0, 1):
+            raise UserError(
+                f"--runner={flags.runner} shares the shards out itself; leave --process_index and "
+                "--process_count away"
+            )
+        from imagen_jax.data.prepare_beam import prepare_on_beam
 
-    manifest = prepare(
-        data,
-        flags.out,
-        image_size=flags.image_size,
-        max_items=flags.max_items,
-        shard_size=flags.shard_size,
-        num_threads=flags.num_threads,
-        process_index=flags.process_index,
-        process_count=flags.process_count,
-        progress=ProgressLine("items"),
-    )
+        manifest = prepare_on_beam(
+            data, flags.out, runner=flags.runner, options=options, **settings
+        )
+    else:
+        from imagen_jax.data.prepare import prepare
+        from imagen_jax.data.record_store import ProgressLine
+
+        manifest = prepare(
+            data,
+            flags.out,
+            process_index=flags.process_index,
+            process_count=flags.process_count,
+            progress=ProgressLine("items"),
+            **settings,
+        )
     if manifest is None:
-        print("The shards of this process are done; others are not yet.")
+        print(
+            "The pipeline is at work; it ends with the manifest."
+            if flags.runner
+            else "The shards of this process are done; others are not yet."
+        )
         return 0
     size = sum(shard.size for shard in manifest.shards)
     print(

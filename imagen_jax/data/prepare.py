@@ -13,7 +13,7 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.prepared import CONTENT, encode_record
-from imagen_jax.data.record_store import Manifest, write_shards
+from imagen_jax.data.record_store import Manifest, Read, StorePlan, write_shards
 from imagen_jax.data.records import Record, Records, Wanted, load_records
 from imagen_jax.data.sources import BadItem, FilteredItem, Source, load_source
 from imagen_jax.errors import UserError
@@ -56,16 +56,47 @@ def prepare(
       UserError: the source is not there; the directory holds another store; a mix; an endless
         source without `max_items`; too many items are bad; a full disk.
     """
+    records = open_records(config, image_size)
+    plan = plan_store(config, records, directory, image_size, max_items, shard_size)
+    return write_shards(
+        plan,
+        reader(config, records, image_size, num_threads),
+        process_index=process_index,
+        process_count=process_count,
+        progress=progress,
+    )
+
+
+def open_records(config: DataConfig, image_size: int) -> Records:
+    """All pictures of a source, as they are stored or, of a source that draws, as PNG files.
+
+    Raises:
+      UserError: the source is not there; a mix.
+    """
     if config.source == "mix":
         raise UserError("a mix is not converted: prepare its parts one by one, and mix the stores")
     if config.source in ("shapes", "emoji"):
-        records: Records = _DrawnRecords(load_source(config, "train", image_size))
-    else:
-        records = load_records(config, None)
-    length = len(records)
+        return _DrawnRecords(load_source(config, "train", image_size))
+    return load_records(config, None)
+
+
+def plan_store(
+    config: DataConfig,
+    records: Records,
+    directory: str,
+    image_size: int,
+    max_items: int,
+    shard_size: int,
+) -> StorePlan:
+    """The store that `prepare` makes of the records; see there for the arguments and errors."""
     if isinstance(records, _DrawnRecords) and records.endless and not max_items:
         raise UserError(f"source {config.source!r} has no end; say how many (--max_items=...)")
-    length = min(length, max_items) if max_items else length
+    length = min(len(records), max_items) if max_items else len(records)
+    return StorePlan(directory, length, shard_size, _meta(config, image_size))
+
+
+def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
+    """What gives the records of a shard; see `prepare` for the arguments and errors."""
     wanted = Wanted.of(config, image_size, has_score=bool(config.score_field))
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
@@ -88,16 +119,7 @@ def prepare(
                 "allow a greater share; shards made so far are kept"
             )
 
-    return write_shards(
-        directory,
-        read,
-        length=length,
-        shard_size=shard_size,
-        meta=_meta(config, image_size),
-        process_index=process_index,
-        process_count=process_count,
-        progress=progress,
-    )
+    return read
 
 
 def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, TextConfig
-from imagen_jax.data.record_store import Manifest, write_shards
+from imagen_jax.data.record_store import Manifest, StorePlan, write_shards
 from imagen_jax.data.sources import BadItem, Source, captions_of
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
@@ -141,12 +142,12 @@ def encode_captions(
         notes["cut captions"] += encoder.tokenizer.num_truncated - cut
         yield to_table(texts)
 
+    plan = StorePlan(
+        directory=os.fspath(directory), length=len(captions), shard_size=shard_size, meta=meta
+    )
     return write_shards(
-        directory,
+        plan,
         read,
-        length=len(captions),
-        shard_size=shard_size,
-        meta=meta,
         process_index=process_index,
         process_count=process_count,
         progress=counter.shard,

@@ -17,26 +17,10 @@ from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data.sources import load_source
 
-COUNT = 30
-
 
 @pytest.fixture
 def tars(tmp_path):
-    """Thirty items, of which one has no caption, one is cut and one is small."""
-    files = []
-    for i in range(COUNT):
-        item = dict(layouts.img2dataset_files(i))
-        key = f"{i:09d}"
-        if i == 4:
-            del item[f"{key}.json"]
-            item[f"{key}.txt"] = b"  "
-        if i == 7:
-            item[f"{key}.png"] = item[f"{key}.png"][:50]
-        if i == 9:
-            item[f"{key}.png"] = layouts.png(i, width=5, height=30)
-        files += item.items()
-    layouts.write_tar(tmp_path / "tars" / "0.tar", files[:42])
-    layouts.write_tar(tmp_path / "tars" / "1.tar", files[42:])
+    layouts.write_flawed_tars(tmp_path / "tars")
     return tmp_path / "tars"
 
 
@@ -56,11 +40,10 @@ def test_webdataset(tars, tmp_path, capsys):
     assert "left out: 1 bad: no caption" in printed
     assert "left out: 1 filtered: picture too small" in printed
     manifest = json.loads((out / "manifest.json").read_text())
-    # The item that lies in both tars is whole in neither.
     assert manifest["meta"]["source"] == "webdataset"
     data = load_source(DataConfig(source="array_record", path=str(out)), "train", 20)
     captions = [data.item(i).caption for i in range(len(data))]
-    expected = [i for i in range(COUNT) if i not in (4, 7, 9, 14)]
+    expected = [i for i in range(30) if i not in (4, 7, 9, 14)]
     assert captions == [layouts.caption(i) for i in expected]
     for i, number in enumerate(expected):
         np.testing.assert_array_equal(data.item(i).image, layouts.pixels(number))
@@ -100,6 +83,11 @@ def test_too_many_bad_items(tars, tmp_path, capsys):
         (["--source=folder", "--path={empty}", "--out={new}"], "no picture at all"),
         (["--source=mix", "--out={new}"], "mix"),
         (["--verify={empty}"], "not a record store"),
+        (["--source=shapes", "--out={new}", "--", "--region=x"], "--region=x"),
+        (
+            ["--source=shapes", "--out={new}", "--runner=DirectRunner", "--process_count=2"],
+            "--process_count",
+        ),
     ],
 )
 def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):
@@ -107,6 +95,14 @@ def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):
     places = {name: str(tmp_path / name) for name in ("empty", "new")}
     assert run(*(flag.format(**places) for flag in flags)) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_beam_is_an_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    flags = ["--source=shapes", f"--out={tmp_path / 'new'}", "--max_items=2"]
+    assert run(*flags, "--runner=DirectRunner") == 2
+    assert "pip install 'imagen-jax[beam]'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -84,6 +84,24 @@ def write_img2dataset_tars(folder: Path, count: int, per_shard: int = 10) -> Non
         (folder / f"{shard:05d}_stats.json").write_text("{}")
 
 
+def write_flawed_tars(folder: Path) -> None:
+    """Thirty items: 4 has no caption, 7 is cut, 9 is small; 14 is whole in neither of two tars."""
+    files = []
+    for i in range(30):
+        item = dict(img2dataset_files(i))
+        key = f"{i:09d}"
+        if i == 4:
+            del item[f"{key}.json"]
+            item[f"{key}.txt"] = b"  "
+        if i == 7:
+            item[f"{key}.png"] = item[f"{key}.png"][:50]
+        if i == 9:
+            item[f"{key}.png"] = png(i, width=5, height=30)
+        files += item.items()
+    write_tar(folder / "0.tar", files[:42])
+    write_tar(folder / "1.tar", files[42:])
+
+
 def write_img2dataset_parquet(folder: Path, count: int, per_shard: int = 10) -> None:
     """`--output_format=parquet`: the picture is the column named after its format."""
     import pyarrow as pa

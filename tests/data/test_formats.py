@@ -13,7 +13,7 @@ import pytest
 from imagen_jax.config import DataConfig
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.prepared import CONTENT, encode_record
-from imagen_jax.data.record_store import write_shards
+from imagen_jax.data.record_store import StorePlan, write_shards
 from imagen_jax.data.records import Record, captions_in, captions_of, load_records
 from imagen_jax.data.sources import BadItem, FilteredItem, load_source
 from imagen_jax.errors import UserError
@@ -41,7 +41,7 @@ def write_prepared(path):
         for i in range(start, stop):
             yield encode_record(Record(str(i), layouts.png(i), (layouts.caption(i),), i / 10))
 
-    write_shards(path, read, length=COUNT, shard_size=5, meta={"content": CONTENT})
+    write_shards(StorePlan(str(path), length=COUNT, shard_size=5, meta={"content": CONTENT}), read)
 
 
 def write_saved(path):

@@ -3,6 +3,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from imagen_jax.data.record_store import (
     MANIFEST,
     RecordError,
     RecordStore,
+    StorePlan,
+    begin_store,
+    finish_store,
+    make_shard,
     read_manifest,
     verify,
     write_shards,
@@ -37,8 +42,13 @@ KEPT = [record(i) for i in range(LENGTH) if i % 7 != 3]
 
 
 def write(directory, reader=read, **settings):
+    how = {k: settings.pop(k) for k in list(settings) if k.startswith("pro")}
+    return write_shards(plan_of(directory, **settings), reader, **how)
+
+
+def plan_of(directory, **settings):
     settings = {"length": LENGTH, "shard_size": SHARD_SIZE, "meta": {"of": "test"}, **settings}
-    return write_shards(directory, reader, **settings)
+    return StorePlan(directory=str(directory), **settings)
 
 
 def contents(directory):
@@ -106,6 +116,61 @@ def test_what_is_there_is_not_made_again(tmp_path):
     write(tmp_path, failing)  # complete: nothing is asked for
 
 
+def test_shards_made_one_by_one_are_the_same_store(tmp_path):
+    write(tmp_path / "whole")
+    plan = plan_of(tmp_path / "parts")
+    assert begin_store(plan) is None
+    shards = [make_shard(plan, i, read) for i in (3, 0, 4, 1, 2)]
+    shards.sort(key=lambda shard: shard.file)
+    # Tried again, finished twice, and tried once more by one that comes too late.
+    asked = []
+    assert make_shard(plan, 2, lambda *a: asked.append(a)) == shards[2]
+    (tmp_path / "parts" / ".shard-00002.array_record.1.tmp").write_bytes(b"part")
+    assert finish_store(plan, shards) == finish_store(plan, shards) == begin_store(plan)
+    assert make_shard(plan, 2, lambda *a: asked.append(a)) == shards[2]
+    assert not asked
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match="4 shards"):
+        finish_store(plan, shards[1:])
+
+
+def test_a_shard_that_differs_from_its_checksum_is_made_again(tmp_path):
+    plan = plan_of(tmp_path)
+    begin_store(plan)
+    shard = make_shard(plan, 1, read)
+    path = tmp_path / shard.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert make_shard(plan, 1, read) == shard and path.read_bytes() == whole
+    path.unlink()
+    assert make_shard(plan, 1, read) == shard and path.read_bytes() == whole
+
+
+def test_two_make_one_shard_at_the_same_time(tmp_path):
+    plan = plan_of(tmp_path)
+    begin_store(plan)
+    both = threading.Barrier(2)
+
+    def together(start, stop, notes):
+        for record in read(start, stop, notes):
+            both.wait(10)
+            yield record
+        both.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda i: make_shard(plan, 2, together), range(2))
+    assert first == second == make_shard(plan, 2, read)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_machine_that_does_not_see_the_store_says_so(tmp_path):
+    begin_store(plan_of(tmp_path / "here"))
+    with pytest.raises(UserError, match="same path"):
+        make_shard(plan_of(tmp_path / "there"), 0, read)
+    with pytest.raises(UserError, match="mount the bucket"):
+        begin_store(plan_of("gs://bucket/store"))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -160,7 +225,7 @@ def test_errors(tmp_path):
 
 SLOW_WRITER = """
 import sys, time, random
-from imagen_jax.data.record_store import write_shards
+from imagen_jax.data.record_store import StorePlan, write_shards
 def read(start, stop, notes):
     for position in range(start, stop):
         time.sleep(0.004)
@@ -169,7 +234,7 @@ def read(start, stop, notes):
         else:
             notes["left out"] += 1
 print("ready", flush=True)
-write_shards(sys.argv[1], read, length=300, shard_size=20, meta={"a": 1})
+write_shards(StorePlan(sys.argv[1], length=300, shard_size=20, meta={"a": 1}), read)
 """
 
 
