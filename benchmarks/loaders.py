@@ -1,19 +1,21 @@
 """Pictures a second of every source, beside webdataset with a torch DataLoader, taking turns.
 
-    python -m benchmarks.loaders --size=512 --rounds=5
+    python -m benchmarks.loaders
 
-Writes one set of photograph-like JPEGs in each format below --directory, then reads all of them
-by turns with the same number of workers at 64, 256 and 1024 pixels: ours shuffled over the whole
-set, theirs in shard order with a buffer. Both decode with Pillow, crop the largest centred square
-and resize by the same rule (`images.decode_image`, or for the peer the same steps written as its
-users write them). Needs the extras data, data-test and parity. See docs/data.md.
+Writes sets of photograph-like JPEGs in each format, of 682x512 pixels, and of 1365x1024 for what is
+read at 1024, then reads all of them by turns with the same number of workers at 64, 256 and 1024
+pixels: ours shuffled over the whole set, theirs in shard order with a buffer. Both decode with
+Pillow, crop the largest centred square and resize by the same rule (`images.decode_image`, or for
+the peer the same steps written as its users write them). Between its turns a loader stands still,
+see `loader_turns`. The tables come in the time given by --minutes, with as many rounds as fit.
+Needs the extras data, data-test and parity. See docs/data.md.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import statistics
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,49 +24,106 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from benchmarks.loader_sets import write_sets
+from benchmarks.loader_turns import Contestant, Turn, serve, summary, table
 from imagen_jax.config import DataConfig
 
-SIZE = flags.DEFINE_integer("size", 512, "Shorter side of the stored pictures; 4:3.", 8)
-COUNT = flags.DEFINE_integer("count", 512, "Pictures in the set.", 128)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "About how long each is timed, each time.", 0.1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "How often everything is timed.", 1)
+COUNT = flags.DEFINE_integer("count", 256, "Pictures of a set at 682x512; fewer larger ones.", 128)
+MINUTES = flags.DEFINE_float("minutes", 8.0, "For everything.", 0.0)
+SECONDS = flags.DEFINE_float("seconds", 1.2, "About how long a turn is timed.", 0.1)
+SETTLE = flags.DEFINE_float("settle", 0.3, "About how long a turn goes on before that.", 0.0)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "How often everything is timed, at most.", 1)
 WORKERS = flags.DEFINE_integer("workers", 2, "Worker processes.", 1)
 RESOLUTIONS = flags.DEFINE_list("resolutions", ["64", "256", "1024"], "Sides that are read.")
 DIRECTORY = flags.DEFINE_string("directory", None, "For the sets (default: a temporary one).")
+OUT = flags.DEFINE_string("out", "outputs/loaders.json", "All turns and their summary.")
+SERVE = flags.DEFINE_string("serve", None, "Used by the program itself: be this contestant.")
 
-BATCH = 16
 PEER = "webdataset + DataLoader"
 FORMATS = ("folder", "webdataset", "array_record", "arrow", "parquet", "tfds")
 
 
 def main(argv: list[str]) -> None:
-    """Measures, and prints a Markdown table."""
+    """Measures, prints Markdown tables and writes JSON."""
     del argv
+    if SERVE.value:
+        start = subjects()[SERVE.value]
+        root = Path(DIRECTORY.value)
+        serve(
+            lambda side, batch: start(_set(root, side), side, batch, WORKERS.value), WORKERS.value
+        )
+        return
+    end = time.monotonic() + 60 * MINUTES.value
+    sides = [int(side) for side in RESOLUTIONS.value]
+    found = {
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "settings": {f.name: f.value for f in (COUNT, SECONDS, SETTLE, ROUNDS, WORKERS)},
+        "resolutions": {},
+    }
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(DIRECTORY.value or temporary)
-        write_sets(root, COUNT.value, SIZE.value)
-        print(cost_table(root, ROUNDS.value), flush=True)
-        rates: dict[tuple[str, int], list[float]] = {}
-        for resolution in map(int, RESOLUTIONS.value):
-            streams = {
-                name: start(root, resolution, WORKERS.value) for name, start in subjects().items()
-            }
-            for name, stream in streams.items():
-                rate(stream, 0.0)  # workers and first batches
-                rates[name, resolution] = []
-            for _ in range(ROUNDS.value):
-                for name, stream in streams.items():
-                    # What was read ahead while the others had their turn is not counted.
-                    for _ in range(4 * WORKERS.value + 4):
-                        next(stream)
-                    rates[name, resolution].append(rate(stream, SECONDS.value))
-            for stream in streams.values():
-                if hasattr(stream, "close"):
-                    stream.close()
-            print(table(rates, resolution), flush=True)
+        for side in sides:
+            stored = _stored_side(side)
+            write_sets(_set(root, side), max(128, COUNT.value * 512 // stored), stored)
+        print(cost_table(root, sides), flush=True)
+        common = (f"--directory={root}", f"--workers={WORKERS.value}")
+        contestants = {
+            name: Contestant(["-m", "benchmarks.loaders", f"--serve={name}", *common])
+            for name in subjects()
+        }
+        try:
+            for number, side in enumerate(sides):
+                share = (end - time.monotonic()) / (len(sides) - number)
+                turns = take_turns(contestants, side, time.monotonic() + share)
+                rows = summary(turns, PEER)
+                title = f"{side} pixels, {len(turns[PEER])} rounds"
+                print(table(rows, title, PEER), flush=True)
+                found["resolutions"][side] = {
+                    "summary": rows,
+                    "turns": {n: [vars(turn) for turn in own] for n, own in turns.items()},
+                }
+                Path(OUT.value).parent.mkdir(parents=True, exist_ok=True)
+                Path(OUT.value).write_text(json.dumps(found, indent=1))
+        finally:
+            for contestant in contestants.values():
+                contestant.close()
 
 
-def cost_table(root: Path, rounds: int) -> str:
+def take_turns(contestants: dict[str, Contestant], side: int, end: float) -> dict[str, list[Turn]]:
+    """Rounds until there are enough, or the next would end after `end`; one at least."""
+    # Small batches of large pictures, so that a turn has many of them.
+    batch = 16 if side <= 256 else 4
+    for contestant in contestants.values():
+        contestant.begin(side, batch)
+    for contestant in contestants.values():
+        contestant.wait()
+    turns: dict[str, list[Turn]] = {name: [] for name in contestants}
+    names, longest = list(contestants), 0.0
+    for number in range(ROUNDS.value):
+        begun = time.monotonic()
+        if number and begun + longest > end:
+            break
+        # Each round begins with another, and every second goes backwards: nobody always follows
+        # the same one.
+        at = number % len(names)
+        order = names[at:] + names[:at]
+        for name in order if number % 2 == 0 else reversed(order):
+            turns[name].append(contestants[name].turn(SETTLE.value, SECONDS.value))
+        longest = max(longest, time.monotonic() - begun)
+    return turns
+
+
+def _stored_side(side: int) -> int:
+    """The shorter side of the stored pictures: none is enlarged."""
+    return max(512, side)
+
+
+def _set(root: Path, side: int) -> Path:
+    return root / str(_stored_side(side))
+
+
+def cost_table(root: Path, sides: list[int], rounds: int = 3) -> str:
     """CPU milliseconds of one core for one picture: reading it at random, and decoding it.
 
     CPU time depends less than wall time on what else the machine does; the least of all rounds.
@@ -72,8 +131,6 @@ def cost_table(root: Path, rounds: int) -> str:
     from imagen_jax.data.images import decode_image
     from imagen_jax.data.records import load_records
 
-    stored = {name: load_records(_config(root, name), "train") for name in FORMATS}
-    data = stored["folder"].record(0).image
     costs: dict[str, float] = {}
 
     def add(what: str, function: Callable[[int], object], indices: list[int]) -> None:
@@ -83,38 +140,21 @@ def cost_table(root: Path, rounds: int) -> str:
         seconds = (time.process_time() - start) / len(indices)
         costs[what] = min(costs.get(what, seconds), seconds)
 
+    stored = {n: load_records(_config(_set(root, sides[0]), n), "train") for n in FORMATS}
+    pictures = {side: _config(_set(root, side), "folder") for side in sides}
+    data = {side: load_records(c, "train").record(0).image for side, c in pictures.items()}
     for number in range(rounds):
         for name, records in stored.items():
             order = np.random.default_rng(number).permutation(len(records))[:100].tolist()
             add(f"read, {name}", records.record, order)
-        for side in map(int, RESOLUTIONS.value):
-            add(f"decode to {side}", lambda _, side=side: decode_image(data, side), [0] * 10)
+        for side in sides:
+            add(f"decode to {side}", lambda _, side=side: decode_image(data[side], side), [0] * 10)
     rows = (f"| {what} | {1e3 * seconds:.2f} |" for what, seconds in costs.items())
     return "\n".join(["\n| one picture | CPU ms |", "|---|---|", *rows])
 
 
-def table(rates: dict[tuple[str, int], list[float]], resolution: int) -> str:
-    """Medians at one resolution, and the median of the ratios to the peer of the same round."""
-    lines = [f"\n| {resolution} pixels | images/s | against {PEER} |", "|---|---|---|"]
-    theirs = rates[PEER, resolution]
-    for (name, size), ours in rates.items():
-        if size == resolution:
-            ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-            lines.append(f"| {name} | {statistics.median(ours):,.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
-
-
-def rate(stream: Iterator, seconds: float) -> float:
-    """Pictures a second over about so long."""
-    start, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - start < seconds:
-        next(stream)
-        count += BATCH
-    return count / (time.perf_counter() - start)
-
-
-def subjects() -> dict[str, Callable[[Path, int, int], Iterator]]:
-    """What is timed, by name."""
+def subjects() -> dict[str, Callable[[Path, int, int, int], Iterator]]:
+    """What is timed, by name: from a set's folder, side, batch size and number of workers."""
     return {PEER: peer} | {name: _ours(name) for name in FORMATS}
 
 
@@ -125,14 +165,14 @@ def _config(root: Path, name: str) -> DataConfig:
     return DataConfig(source=name, path=str(path))
 
 
-def _ours(name: str) -> Callable[[Path, int, int], Iterator]:
-    def start(root: Path, resolution: int, workers: int) -> Iterator:
+def _ours(name: str) -> Callable[[Path, int, int, int], Iterator]:
+    def start(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
         from imagen_jax.data.pipeline import batches
         from imagen_jax.data.sources import load_source
 
         return batches(
             load_source(_config(root, name), "train", resolution),
-            batch_size=BATCH,
+            batch_size=batch,
             image_size=resolution,
             seed=0,
             num_threads=1,
@@ -142,7 +182,7 @@ def _ours(name: str) -> Callable[[Path, int, int], Iterator]:
     return start
 
 
-def peer(root: Path, resolution: int, workers: int) -> Iterator:
+def peer(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
     """The usual pipeline of webdataset's documentation: no torchvision, which has no CPU build."""
     import torch
     import webdataset as wds
@@ -154,10 +194,10 @@ def peer(root: Path, resolution: int, workers: int) -> Iterator:
         .shuffle(100)
         .to_tuple("jpg", "txt")
         .map(_Decode(resolution))
-        .batched(BATCH)
+        .batched(batch)
     )
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers)
-    return iter(loader)
+    yield from loader
 
 
 class _Decode:
@@ -181,87 +221,6 @@ class _Decode:
         method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
         # A tensor crosses to the main process in shared memory, an array would be copied.
         return torch.from_numpy(np.array(image.resize((size, size), method))), text.decode()
-
-
-def write_sets(root: Path, count: int, size: int) -> None:
-    """The same pictures in every layout."""
-    import datasets
-    import tensorflow_datasets as tfds
-
-    from imagen_jax.data.prepare import prepare
-
-    if (root / "done").exists():
-        return
-    pictures = [photograph(i, size) for i in range(count)]
-    captions = [f"a made-up picture, number {i}" for i in range(count)]
-    (root / "folder").mkdir(parents=True, exist_ok=True)
-    for i, (data, text) in enumerate(zip(pictures, captions, strict=True)):
-        (root / "folder" / f"{i:06}.jpg").write_bytes(data)
-        (root / "folder" / f"{i:06}.txt").write_text(text)
-    _write_tars(root / "webdataset", pictures, captions)
-    prepare(
-        DataConfig(source="folder", path=str(root / "folder")),
-        str(root / "array_record"),
-        shard_size=128,
-    )
-    rows = {
-        "image": [{"bytes": data, "path": None} for data in pictures],
-        "text": captions,
-    }
-    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    table = datasets.Dataset.from_dict(rows, features=features)
-    table.save_to_disk(root / "arrow")
-    (root / "parquet").mkdir(exist_ok=True)
-    # What Hugging Face's tools choose for pictures.
-    table.to_parquet(root / "parquet" / "train-00000.parquet", batch_size=100)
-
-    class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            spec = {"image": tfds.features.Image(), "caption": tfds.features.Text()}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(spec))
-
-        def _split_generators(self, manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for i, (data, text) in enumerate(zip(pictures, captions, strict=True)):
-                yield i, {"image": io.BytesIO(data), "caption": text}
-
-    Pictures(data_dir=str(root / "tfds"), file_format="array_record").download_and_prepare()
-    (root / "done").write_text(json.dumps({"count": count, "size": size}))
-
-
-def _write_tars(folder: Path, pictures: list[bytes], captions: list[str], shards: int = 4) -> None:
-    import tarfile
-
-    folder.mkdir(exist_ok=True)
-    for shard in range(shards):
-        with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
-            for i in range(shard, len(pictures), shards):
-                files = (("jpg", pictures[i]), ("txt", captions[i].encode()))
-                for extension, data in files:
-                    entry = tarfile.TarInfo(f"{i:06}.{extension}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
-
-
-def photograph(number: int, size: int) -> bytes:
-    """A JPEG with the spectrum of a photograph (amplitude as 1/frequency), 4:3, quality 90."""
-    from PIL import Image
-
-    rng = np.random.default_rng(number)
-    height, width = size, size * 4 // 3
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
-    noise = np.fft.rfft2(rng.standard_normal((height, width, 3)), axes=(0, 1))
-    values = np.fft.irfft2(noise / frequency[..., None], (height, width), axes=(0, 1))
-    values = 128 + 50 * values / values.std()
-    stream = io.BytesIO()
-    picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    picture.save(stream, "JPEG", quality=90)
-    return stream.getvalue()
 
 
 if __name__ == "__main__":

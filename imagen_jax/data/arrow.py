@@ -96,23 +96,17 @@ def row_to_record(
     Raises:
       BadItem: it has no picture, or text that cannot be read.
     """
-    pa = import_pyarrow()
-    # A string of other bytes than UTF-8 cannot become one of Python.
     columns = {}
     for name, column in zip(row.column_names, row.columns, strict=True):
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            columns[name] = column.cast(binary)[0].as_py()
-        else:
-            try:
-                columns[name] = column[0].as_py()
-            except UnicodeDecodeError as error:
-                raise BadItem(f"{key}: column {name}: {error}", "text is not UTF-8") from error
+        try:
+            columns[name] = column_values(column)[0]
+        except UnicodeDecodeError as error:
+            raise BadItem(f"{key}: column {name}: {error}", "text is not UTF-8") from error
     image = columns.pop(image_field)
     if isinstance(image, dict):
         path, image = image.get("path"), image.get("bytes")
         if image is None and path:
-            image = _read_beside(folder, path, key)
+            image = read_beside(folder, path, key)
     if not isinstance(image, bytes):
         raise BadItem(f"{key} has no picture", "no picture")
     return Record(
@@ -135,7 +129,21 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
-def _read_beside(folder: Path, path: str, key: str) -> bytes:
+def column_values(column: pyarrow.ChunkedArray) -> list[Any]:
+    """A column as Python's objects; strings, which may be other bytes than UTF-8, as bytes.
+
+    Raises:
+      UnicodeDecodeError: such bytes are deeper in the column.
+    """
+    pa = import_pyarrow()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+        column = column.cast(binary)
+    return column.to_pylist()
+
+
+def read_beside(folder: Path, path: str, key: str) -> bytes:
+    """The picture that a row names. Raises BadItem if it cannot be read."""
     try:
         return (folder / path).read_bytes()
     except OSError as error:

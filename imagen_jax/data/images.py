@@ -67,7 +67,7 @@ def decode_image(
     except Exception as error:
         kind = "truncated picture" if "truncated" in str(error) else "damaged picture"
         raise BadItem(f"{type(error).__name__}: {error}", kind) from error
-    return resize_uint8(np.asarray(square), image_size)
+    return np.asarray(_resize(square, image_size))
 
 
 @functools.cache
@@ -87,12 +87,20 @@ def resize_uint8(image: np.ndarray, size: int) -> np.ndarray:
     """
     from PIL import Image
 
-    side = image.shape[0]
+    if image.shape[0] == size:
+        return image
+    return np.asarray(_resize(Image.fromarray(image), size))
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    from PIL import Image
+
+    side = image.width
     if side == size:
         return image
     # Pillow widens the triangle of BILINEAR by the factor when it makes pictures smaller.
     method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size, size), method))
+    return image.resize((size, size), method)
 
 
 def crop_square(image: Image.Image) -> Image.Image:
@@ -111,9 +119,12 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    from PIL import ImageOps
+    from PIL import ExifTags, ImageOps
 
     try:
+        # Most are upright, and need no copy.
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:  # the metadata is malformed, which is no reason to lose the picture
         return image
@@ -129,4 +140,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         return over_white(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,9 +1,9 @@
 """Where the items of a large file lie in it: looked for once, then stored.
 
-The index of a file is a table of 64-bit integers, one row an item, in a file of its own in the
-folder `.imagen_jax` beside the indexed file, or below the user's cache directory where that
-folder cannot be written. One row is read when one item is: nothing is kept in memory, whatever the
-size of the set.
+The index of a file is a table of 64-bit integers, one row an item, and bytes that the rows may
+point to, in a file of its own in the folder `.imagen_jax` beside the indexed file, or below the
+user's cache directory where that folder cannot be written. One row is read when one item is:
+nothing is kept in memory, whatever the size of the set.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from imagen_jax.data.record_store import ProgressLine
 from imagen_jax.data.sources import BadItem
 from imagen_jax.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = ".imagen_jax"
-# The first row: format, size and time of the indexed file, items left out, whether it is cut short.
-_HEADER = 5
+# Format, size and time of the indexed file, items left out, whether it is cut short, rows, columns,
+# bytes behind the rows.
+_HEADER = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,16 @@ class Table:
     """What one file holds.
 
     Attributes:
-      rows: `[N, C]` int64, C at least 5.
+      rows: `[N, C]` int64.
       left_out: items without what makes an item (a caption, say).
       is_cut: the file ends before its format says that it does.
+      extra: bytes that the rows may point to.
     """
 
     rows: np.ndarray
     left_out: int = 0
     is_cut: bool = False
+    extra: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,13 @@ class Index:
     def row(self, index: int) -> tuple[int, ...]:
         """Row `index`. Raises BadItem if the index is gone."""
         width = 8 * self.columns
-        data = read_range(self.stored, (index + 1) * width, width, "index is gone")
+        data = read_range(self.stored, 8 * _HEADER + index * width, width, "index is gone")
         return tuple(np.frombuffer(data, "<i8").tolist())
+
+    def extra(self, offset: int, size: int) -> bytes:
+        """Bytes of the table's `extra`. Raises BadItem if the index is gone."""
+        start = 8 * (_HEADER + self.length * self.columns)
+        return read_range(self.stored, start + offset, size, "index is gone")
 
 
 def load_indices(
@@ -81,6 +90,9 @@ def load_indices(
     if missing:
         progress = ProgressLine("files indexed")
         progress(0, len(missing))
+        # Other processes may be at work on the same files: each begins with others, and finds done
+        # what the rest have done.
+        random.shuffle(missing)
         # Mostly waiting for the disk or the network.
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             made = pool.map(lambda path: _make(path, kind, columns, build), missing)
@@ -134,38 +146,39 @@ def _load(path: Path, kind: str, columns: int) -> Index | None:
     for stored in _places(path, kind):
         try:
             with open(stored, "rb") as file:
-                header = np.frombuffer(file.read(8 * columns), "<i8")
+                data = file.read(8 * _HEADER)
             size = stored.stat().st_size
             stamp = _stamp(path)
         except OSError:
             continue
-        whole = len(header) == columns and size % (8 * columns) == 0
-        if whole and tuple(header[:3]) == (FORMAT, *stamp):
-            return Index(
-                path=path,
-                stored=stored,
-                columns=columns,
-                length=size // (8 * columns) - 1,
-                left_out=int(header[3]),
-                is_cut=bool(header[4]),
-            )
+        if len(data) < 8 * _HEADER:
+            continue
+        header = np.frombuffer(data, "<i8").tolist()
+        if header[:3] != [FORMAT, *stamp]:
+            continue
+        left_out, is_cut, length, stored_columns, extra = header[3:]
+        whole = size == 8 * (_HEADER + length * columns) + extra
+        if whole and stored_columns == columns:
+            return Index(path, stored, columns, length, left_out, bool(is_cut))
     return None
 
 
 def _make(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) -> Index | None:
+    if index := _load(path, kind, columns):
+        return index
     try:
         stamp = _stamp(path)
         table = build(path)
     except OSError:
         return None
-    header = np.zeros((1, columns), np.int64)
-    header[0, :_HEADER] = (FORMAT, *stamp, table.left_out, table.is_cut)
-    rows = np.concatenate([header, table.rows.reshape(-1, columns)]).astype("<i8")
+    rows = table.rows.reshape(-1, columns).astype("<i8")
+    numbers = (FORMAT, *stamp, table.left_out, table.is_cut, len(rows), columns, len(table.extra))
+    data = np.array(numbers, "<i8").tobytes() + rows.tobytes() + table.extra
     beside, cached = _places(path, kind)
     for stored in (beside, cached):
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(epath.Path(stored), rows.tobytes())
+            write_atomically(epath.Path(stored), data)
             break
         except OSError:
             if stored is cached:

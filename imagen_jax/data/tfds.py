@@ -18,8 +18,8 @@ from imagen_jax.data.records import Record, captions_of, choose_image_field, sco
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 
-# Offset and size of a record; the rest fills the row of an index.
-_COLUMNS = 5
+# Offset and size of a record.
+_COLUMNS = 2
 
 
 class TfdsRecords:
@@ -112,12 +112,12 @@ class _TfRecords:
     def read(self, index: int) -> bytes:
         number = bisect.bisect_right(self._ends, index)
         shard = self._indices[number]
-        offset, size, *_ = shard.row(index - (self._ends[number] - shard.length))
+        offset, size = shard.row(index - (self._ends[number] - shard.length))
         return read_range(shard.path, offset, size)
 
 
 def index_tfrecord(path: Path) -> Table:
-    """Looks through one file: `[N, 5]`, offset and size of the data in the first two columns."""
+    """Looks through one file: `[N, 2]`, offset and size of the data."""
     size, position, rows = os.stat(path).st_size, 0, []
     with open(path, "rb") as file:
         while position + 12 <= size:
@@ -125,7 +125,7 @@ def index_tfrecord(path: Path) -> Table:
             (length,) = struct.unpack("<Q", file.read(8))
             if position + 16 + length > size:
                 break
-            rows.append((position + 12, length, 0, 0, 0))
+            rows.append((position + 12, length))
             position += 16 + length
     return Table(np.array(rows, np.int64).reshape(-1, _COLUMNS), is_cut=position != size)
 
