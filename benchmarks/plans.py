@@ -30,8 +30,8 @@ class Row:
     """One call of the planner.
 
     Attributes:
-      table: the table that it belongs to, "plans" or "scaling".
-      stage, topology: as the planner takes them.
+      table: the table that it belongs to, one of `TABLES`.
+      stage, topology, program, effort: as the planner takes them.
       accumulate: parts into which the batch is cut.
       flags: further ones, such as of a remat policy.
     """
@@ -41,6 +41,8 @@ class Row:
     topology: str
     accumulate: int = 1
     flags: tuple[str, ...] = ()
+    program: str = "train"
+    effort: str = "low"
 
     def arguments(self) -> list[str]:
         """Of the planner."""
@@ -50,7 +52,8 @@ class Row:
             f"--stage={self.stage}",
             f"--topology={self.topology}",
             "--text_dim=4096",
-            "--effort=low",
+            f"--effort={self.effort}",
+            *((f"--program={self.program}",) if self.program != "train" else ()),
             *((f"{stage}.train.accumulate={self.accumulate}",) if self.accumulate > 1 else ()),
             *self.flags,
         ]
@@ -66,11 +69,10 @@ PLANS = [
     for stage, paper in PAPER.items()
     for topology in (paper, "v5e:16x16", "v5p:4x4x4", "v6e:8x8")
 ]
-# The same with the state cut otherwise than by default.
+# Some of the same with the state cut finer than by default.
 CUTS = [
-    Row("plans", stage, topology, flags=("--config.mesh.data=-1", f"--config.mesh.fsdp={fsdp}"))
+    Row("cuts", stage, topology, flags=("--config.mesh.data=-1", f"--config.mesh.fsdp={fsdp}"))
     for stage, topology, fsdp in (
-        ("base", "v4:8x8x4", 4),
         ("base", "v5e:16x16", 16),
         ("sr256", "v4:4x4x8", 4),
         ("sr1024", "v4:4x4x8", 4),
@@ -111,7 +113,9 @@ REMAT = [
     )
     for policy, accumulate in (("none", 1), ("convs", 1), ("full", 1), ("full", 4), ("none", 4))
 ]
-ROWS = PLANS + CUTS + SCALING + REMAT
+SAMPLERS = [Row("samplers", "base", "v5e:4x4", program="sample")]
+EFFORTS = [Row("efforts", "sr1024", "v6e:8x8", effort=effort) for effort in ("low", "full")]
+ROWS = PLANS + CUTS + SAMPLERS + EFFORTS + SCALING + REMAT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -163,9 +167,9 @@ def plan(row: Row, timeout: float) -> dict[str, Any] | None:
 def plans_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
     """Markdown: one line a plan."""
     columns = (
-        "stage", "slice", "chips", "data x fsdp", "batch (a chip at once)", "computed again",
-        "GiB a chip, of", "of it state", "fits", "sent, GiB a chip and step", "PFLOP a step",
-        "s a step", "bound", "images/s", "days to 2.5 M", "effort",
+        "stage", "slice", "chips", "GiB a chip, of", "fits", "data x fsdp", "state, GiB a chip",
+        "batch (a chip at once)", "computed again", "sent, GiB a chip and step", "s a step",
+        "bound", "images/s", "days to 2.5 M",
     )  # fmt: skip
     lines = [markdown(columns), markdown(["---"] * len(columns))]
     for row, have in found:
@@ -175,26 +179,98 @@ def plans_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
             row.stage,
             row.topology,
             have["chips"],
+            f"{needed / GIB:.1f}, {memory['available_bytes'] / GIB:.2f}" if needed else "?",
+            "yes" if have["fits"] else "**no**",
             f"{mesh['data']} x {mesh['fsdp']}",
+            f"{memory['state_bytes'] / GIB:.2f}",
             f"{have['batch_size']} ({have['batch_size'] // have['chips'] // row.accumulate})",
             f"{have['executed_flops'] / have['model_flops'] - 1:.0%}",
-            f"{needed / GIB:.1f}, {memory['available_bytes'] / GIB:.2f}" if needed else "?",
-            f"{memory['state_bytes'] / GIB:.2f}",
-            "yes" if have["fits"] else "**no**",
         ]
-        cells += (
-            [
-                f"{sum(c['bytes'] for c in have['collectives']) / GIB:.2f}",
-                f"{have['model_flops'] / 1e15:.2f}",
+        if expected:
+            cells += [
+                f"{sent(have) / GIB:.2f}",
                 f"{expected['seconds']:.3f}",
                 expected["bound"],
                 f"{have['images_per_second']:,.0f}",
                 f"{have['days']:.1f}",
             ]
-            if expected
-            else [""] * 6
-        )
-        lines.append(markdown([*cells, have["effort"]]))
+        else:
+            cells += [""] * 5
+        lines.append(markdown(cells))
+    return lines
+
+
+def cuts_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
+    """Markdown: what a finer cut of the state saves in memory and costs in traffic."""
+    columns = (
+        "stage",
+        "slice",
+        "data x fsdp",
+        "GiB a chip",
+        "of it state",
+        "sent, GiB a chip and step",
+    )
+    lines = [markdown(columns), markdown(["---"] * len(columns))]
+    for row, have in found:
+        memory, mesh = have["memory"], have["mesh"]
+        cells = [
+            row.stage,
+            row.topology,
+            f"{mesh['data']} x {mesh['fsdp']}",
+            f"{memory['needed_bytes'] / GIB:.1f}",
+            f"{memory['state_bytes'] / GIB:.2f}",
+            f"{sent(have) / GIB:.2f}",
+        ]
+        lines.append(markdown(cells))
+    return lines
+
+
+def samplers_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
+    """Markdown: memory, traffic and time of sampling one picture on each part of the batch."""
+    columns = (
+        "stage", "slice", "data x fsdp", "pictures", "GiB a chip, of", "of it weights",
+        "sent, GiB a chip", "TFLOP", "s", "bound", "pictures/s",
+    )  # fmt: skip
+    lines = [markdown(columns), markdown(["---"] * len(columns))]
+    for row, have in found:
+        memory, mesh, expected = have["memory"], have["mesh"], have["estimate"]
+        cells = [
+            row.stage,
+            row.topology,
+            f"{mesh['data']} x {mesh['fsdp']}",
+            have["batch_size"],
+            f"{memory['needed_bytes'] / GIB:.1f}, {memory['available_bytes'] / GIB:.2f}",
+            f"{memory['state_bytes'] / GIB:.2f}",
+            f"{sent(have) / GIB:.1f}",
+            f"{have['model_flops'] / 1e12:,.0f}",
+            f"{expected['seconds']:.2f}",
+            expected["bound"],
+            f"{have['images_per_second']:.1f}",
+        ]
+        lines.append(markdown(cells))
+    return lines
+
+
+def efforts_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
+    """Markdown: the same program, compiled with little effort and as `train.py` does."""
+    columns = (
+        "stage", "slice", "effort", "GiB a chip", "temporaries, GiB", "sent, GiB a chip and step",
+        "ms of memory", "s to compile",
+    )  # fmt: skip
+    lines = [markdown(columns), markdown(["---"] * len(columns))]
+    for row, have in found:
+        memory = have["memory"]
+        cells = [
+            row.stage,
+            row.topology,
+            row.effort,
+            f"{memory['needed_bytes'] / GIB:.2f}",
+            f"{memory['temporary_bytes'] / GIB:.2f}",
+            f"{sent(have) / GIB:.2f}",
+            f"{have['estimate']['memory'] * 1e3:.1f}",
+            f"{have['compile_seconds']:.0f}",
+        ]
+        lines.append(markdown(cells))
     return lines
 
 
@@ -242,12 +318,24 @@ def remat_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
     return lines
 
 
+def sent(have: dict[str, Any]) -> int:
+    """Bytes that a chip sends in a run of the program."""
+    return sum(collective["bytes"] for collective in have["collectives"])
+
+
 def markdown(cells: Iterable[Any]) -> str:
     """One line of a table."""
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
-TABLES = {"plans": plans_table, "scaling": scaling_table, "remat": remat_table}
+TABLES = {
+    "plans": plans_table,
+    "cuts": cuts_table,
+    "samplers": samplers_table,
+    "efforts": efforts_table,
+    "scaling": scaling_table,
+    "remat": remat_table,
+}
 
 
 def replace_between(text: str, name: str, table: str) -> str:

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UserError
+from imagen_jax.parallel.chips import chip_of
 from imagen_jax.types import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
@@ -25,15 +26,6 @@ AXES = ("data", "fsdp", "tensor")
 # The share of a device's memory that the train state may take before "fsdp" cuts it further. The
 # gradients take as much again as the parameters, and activations want at least half.
 STATE_SHARE = 0.25
-# Where the runtime does not tell, as when a program is compiled for devices that are not there.
-# GiB by `device_kind`, from Google's documentation of each version.
-MEMORY_GIB = {
-    "TPU v4": 32,
-    "TPU v5 lite": 16,
-    "TPU v5": 95,
-    "TPU v5p": 95,
-    "TPU v6 lite": 32,
-}
 
 
 def make_mesh(
@@ -116,13 +108,17 @@ def choose_fsdp(state_bytes: int, memory: int | None, within: int) -> int:
 
 
 def memory_of(device: jax.Device) -> int | None:
-    """Bytes of memory of a device, None if unknown."""
+    """Bytes of memory that a program may use on a device, None if unknown.
+
+    The runtime's word, or the table's where the runtime does not tell, as when a program is
+    compiled for devices that are not there.
+    """
     try:
         limit = (device.memory_stats() or {}).get("bytes_limit")
     except Exception:  # devices that are not there answer with errors of their own kinds
         limit = None
-    if limit is None and device.device_kind in MEMORY_GIB:
-        limit = MEMORY_GIB[device.device_kind] * 2**30
+    if limit is None and (chip := chip_of(device.device_kind)):
+        limit = int(chip.hbm)
     return limit
 
 

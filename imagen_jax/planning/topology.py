@@ -11,107 +11,17 @@ import re
 import jax
 
 from imagen_jax.errors import UserError
+from imagen_jax.parallel.chips import TPUS, Chip, chip_of
+from imagen_jax.parallel.mesh import memory_of
 
-GIB = 2**30
 LOCAL = "local"
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chip:
-    """One chip, as its maker describes it.
-
-    Attributes:
-      kind: JAX's `device_kind`.
-      hbm: bytes of memory that a program may use.
-      bf16_flops: peak of its matrix units per second, bfloat16 in, float32 sums.
-      hbm_bandwidth: bytes/s.
-      ici_link: bytes/s that one link of the network within a slice carries in one direction.
-      dcn_bandwidth: bytes/s that a chip can send to other slices, its share of its host's network
-        card.
-    """
-
-    kind: str
-    hbm: float
-    bf16_flops: float
-    hbm_bandwidth: float
-    ici_link: float = math.inf
-    dcn_bandwidth: float = math.inf
-
-
-# Peaks and bandwidths: https://cloud.google.com/tpu/docs, the page of each version. A link carries
-# in one direction the chip's "bidirectional inter-chip interconnect bandwidth" over two directions
-# and its ports (6 in v4 and v5p, 4 in v5e and v6e). `hbm` is what the compiler states as available
-# when a program does not fit. The network card of v5e's hosts is documented (2 x 100 Gbps for 8
-# chips); 200 Gbps for 4 chips are assumed for the others.
-TPUS = {
-    "v4": Chip(
-        kind="TPU v4",
-        hbm=30.75 * GIB,
-        bf16_flops=275e12,
-        hbm_bandwidth=1228e9,
-        ici_link=50e9,
-        dcn_bandwidth=6.25e9,
-    ),
-    "v5e": Chip(
-        kind="TPU v5 lite",
-        hbm=15.75 * GIB,
-        bf16_flops=197e12,
-        hbm_bandwidth=819e9,
-        ici_link=50e9,
-        dcn_bandwidth=3.125e9,
-    ),
-    "v5p": Chip(
-        kind="TPU v5",
-        hbm=95.74 * GIB,
-        bf16_flops=459e12,
-        hbm_bandwidth=2765e9,
-        ici_link=100e9,
-        dcn_bandwidth=6.25e9,
-    ),
-    "v6e": Chip(
-        kind="TPU v6 lite",
-        hbm=31.25 * GIB,
-        bf16_flops=918e12,
-        hbm_bandwidth=1638e9,
-        ici_link=100e9,
-        dcn_bandwidth=6.25e9,
-    ),
-}
 # A slice has the links that close a ring along an axis where that axis is this long (a cube of 64
 # chips in v4 and v5p, a whole pod in v5e and v6e).
 _RING = {"v4": 4, "v5e": 16, "v5p": 4, "v6e": 16}
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 # Chips whose two cores are one device.
 _MEGACORE = ("v4", "v5p")
-
-# Data sheets: https://www.nvidia.com/en-us/data-center, dense bf16 on the SXM boards. NVLink is
-# taken per direction over the whole card.
-_GPUS = {
-    "H100": Chip(
-        kind="H100",
-        hbm=80e9,
-        bf16_flops=989e12,
-        hbm_bandwidth=3350e9,
-        ici_link=450e9,
-        dcn_bandwidth=50e9,
-    ),
-    "H200": Chip(
-        kind="H200",
-        hbm=141e9,
-        bf16_flops=989e12,
-        hbm_bandwidth=4800e9,
-        ici_link=450e9,
-        dcn_bandwidth=50e9,
-    ),
-    "A100": Chip(
-        kind="A100",
-        hbm=80e9,
-        bf16_flops=312e12,
-        hbm_bandwidth=2039e9,
-        ici_link=300e9,
-        dcn_bandwidth=25e9,
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,12 +109,12 @@ def parse_topology(text: str) -> Topology:
 
 def _local() -> Topology:
     devices = jax.devices()
-    kind = devices[0].device_kind
-    chip = next((chip for name, chip in _GPUS.items() if name in kind), None)
+    chip = chip_of(devices[0].device_kind)
     if chip is not None:
         # What the runtime will really give out, if it says.
-        limit = (devices[0].memory_stats() or {}).get("bytes_limit", chip.hbm)
-        chip = dataclasses.replace(chip, kind=kind, hbm=float(limit))
+        chip = dataclasses.replace(
+            chip, kind=devices[0].device_kind, hbm=float(memory_of(devices[0]))
+        )
     nodes = len({device.process_index for device in devices})
     shape = (len(devices) // nodes,)
     return Topology(name=LOCAL, chip=chip, version="", shape=shape, num_slices=nodes)

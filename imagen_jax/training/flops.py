@@ -20,33 +20,9 @@ from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model, init_params
+from imagen_jax.parallel.chips import chip_of
 from imagen_jax.training.step import make_loss
 from imagen_jax.types import Array, Params, TextCond
-
-# Dense bf16 FLOP/s of one device as JAX counts devices, by the start of `device_kind`; the longest
-# that fits counts. TPUs: "Peak compute per chip (bf16)" of cloud.google.com/tpu/docs/v4, v5e, v5p
-# and v6e (a v4 or v5p chip is one device). GPUs: NVIDIA's data sheets of H100 (SXM) and A100,
-# without sparsity.
-BF16_PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA A100": 312e12,
-}
-
-
-def bf16_peak(device_kind: str) -> float | None:
-    """FLOP/s of one device of this kind, None if it is not in the table."""
-    # Variants with another peak.
-    if device_kind.startswith("TPU v4 lite"):
-        return None
-    fitting = [name for name in BF16_PEAKS if device_kind.startswith(name)]
-    return BF16_PEAKS[max(fitting, key=len)] if fitting else None
 
 
 def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -> int:
@@ -94,7 +70,8 @@ class Utilization:
 
     def __init__(self, image_flops: int, mesh: Mesh):
         self._image_flops, self._devices = image_flops, mesh.size
-        self._peak = bf16_peak(mesh.devices.flat[0].device_kind)
+        chip = chip_of(mesh.devices.flat[0].device_kind)
+        self._peak = chip.bf16_flops if chip else None
 
     def values(self, images_per_second: float) -> dict[str, float]:
         """For the log; "mfu", in [0, 1], only where the devices' bf16 peak is known."""

@@ -20,7 +20,8 @@ def printed(row: plans.Row, **changes) -> dict:
         "chips": chips,
         "mesh": {"data": chips // 4, "fsdp": 4, "tensor": 1},
         "batch_size": 2048,
-        "effort": "low",
+        "effort": row.effort,
+        "compile_seconds": 718.6,
         "fits": True,
         "memory": {
             "available_bytes": 30.75 * GIB,
@@ -46,8 +47,9 @@ def test_every_stage_has_the_papers_slice_and_three_others():
     assert [t.num_chips for stage, t in rows if stage == "base"] == [256, 256, 64, 64]
     assert [t.num_chips for stage, t in rows if stage == "sr1024"] == [128, 256, 64, 64]
     assert [parse_topology(row.topology).num_chips for row in plans.SCALING] == [8, 64, 256]
-    commands = [row.shown() for row in plans.ROWS]
-    assert len(set(commands)) == len(commands)
+    for table in plans.TABLES:
+        commands = [row.shown() for row in plans.ROWS if row.table == table]
+        assert len(set(commands)) == len(commands) > 0
     for row in plans.ROWS:
         assert shlex.split(row.shown())[3:] == row.arguments()
 
@@ -56,7 +58,11 @@ def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     base, other = plans.PLANS[0], plans.PLANS[1]
     refused = printed(other, fits=False, collectives=None, estimate=None)
     small, parts = plans.SCALING[1], plans.REMAT[3]
+    cut, sampler, (low, full) = plans.CUTS[0], plans.SAMPLERS[0], plans.EFFORTS
     have = {
+        cut.shown(): printed(cut),
+        sampler.shown(): printed(sampler, batch_size=16),
+        full.shown(): printed(full),
         base.shown(): printed(base),
         other.shown(): refused,
         small.shown(): printed(small, batch_size=512),
@@ -70,20 +76,28 @@ def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     text = (tmp_path / "scale.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     cells = (
-        "base", "v4:8x8x4", "256", "64 x 4", "2048 (8)", "25%", "12.2, 30.75", "2.50", "yes",
-        "2.50", "4.00", "0.250", "compute", "8,192", "7.2", "low",
+        "base", "v4:8x8x4", "256", "12.2, 30.75", "yes", "64 x 4", "2.50", "2048 (8)", "25%",
+        "2.50", "0.250", "compute", "8,192", "7.2",
     )  # fmt: skip
     assert f"| {' | '.join(cells)} |" in text
     assert "| base | v5e:16x16 |" in text and "**no**" in text
     assert "| 64 | v4:4x4x4 | 16 x 4 | 512 | 2,048.0 | 512.0 | 2,560.0 |" in text
+    assert "| base | v5e:16x16 | 64 x 4 | 12.2 | 2.50 | 2.50 |" in text
+    cells = (
+        "base", "v5e:4x4", "4 x 4", "16", "12.2, 30.75", "2.50", "2.5", "4,000", "0.25", "compute",
+        "8192.0",
+    )  # fmt: skip
+    assert f"| {' | '.join(cells)} |" in text
+    assert "| sr1024 | v6e:8x8 | full | 12.25 | 9.50 | 2.50 | 125.0 | 719 |" in text
+    assert low.shown() not in have and low.shown().replace("=low", "=full") == full.shown()
     (line,) = [line for line in text.splitlines() if line.startswith("| full |")]
     assert line == "| full | 4 | 12.25 | 9.50 | yes | 25% | 250.0 | 125.0 | 250.0 | compute |"
-    for table, section in zip(plans.TABLES, text.split("<!-- end of")[:3], strict=True):
-        made, missing = section.split("Not compiled yet")
-        for row in plans.ROWS:
-            assert (f"    {row.shown()}\n" in made) == (row.table == table and row.shown() in have)
-            listed = row.table == table and row.shown() not in have
-            assert (f"    {row.shown()}\n" in missing) == listed
+    for table, section in zip(plans.TABLES, text.split("<!-- end of")[:6], strict=True):
+        made, _, missing = section.partition("Not compiled yet")
+        own = {row.shown() for row in plans.ROWS if row.table == table}
+        for command in {row.shown() for row in plans.ROWS}:
+            assert (f"    {command}\n" in made) == (command in own and command in have)
+            assert (f"    {command}\n" in missing) == (command in own and command not in have)
     # Written again from the same plans it stays as it is.
     assert plans.main([*files, "--only=none"]) == 0
     assert (tmp_path / "scale.md").read_text() == text

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from imagen_jax.config import load_config
@@ -13,8 +14,7 @@ from imagen_jax.planning.estimate import estimate
 from imagen_jax.planning.hlo import Collective, Traffic
 from imagen_jax.planning.programs import Facts, needed_bytes
 from imagen_jax.planning.report import Plan, describe, remedies, to_json_dict
-from imagen_jax.planning.topology import TPUS, Topology, parse_topology
-from imagen_jax.training.flops import bf16_peak
+from imagen_jax.planning.topology import Topology, parse_topology
 
 GIB = 2**30
 
@@ -64,6 +64,20 @@ def test_the_local_devices():
     assert (topology.num_chips, topology.chip, topology.version) == (8, None, "")
 
 
+def test_local_chips_that_are_known_with_the_memory_that_the_runtime_gives_out(monkeypatch):
+    gpu = SimpleNamespace(
+        device_kind="NVIDIA H100 80GB HBM3",
+        process_index=0,
+        memory_stats=lambda: {"bytes_limit": 60 * 10**9},
+    )
+    monkeypatch.setattr(jax, "devices", lambda: [gpu, gpu])
+    topology = parse_topology("local")
+    assert (topology.num_chips, topology.num_slices) == (2, 1)
+    assert (topology.chip.hbm, topology.chip.bf16_flops) == (60e9, 989e12)
+    # All links of a card together.
+    assert topology.ici_bandwidth == 450e9
+
+
 V5E = parse_topology("v5e:4x4*2")
 TRAFFIC = Traffic(
     (Collective("all-gather", 3, 6 * 10**9), Collective("send", 1, 10**9)), 4 * 10**9, 0
@@ -88,15 +102,6 @@ def test_the_estimate_is_the_longest_of_three_times():
 def test_nothing_is_estimated_for_a_device_that_is_not_known():
     topology = parse_topology("local")
     assert estimate(topology, TRAFFIC, model_flops=1.0, executed_flops=1.0) is None
-
-
-@pytest.mark.parametrize("chip", TPUS.values(), ids=TPUS)
-def test_figures_of_chips_are_in_range(chip):
-    assert 10 * GIB < chip.hbm < 200 * GIB
-    assert chip.bf16_flops == bf16_peak(chip.kind)
-    # Operations per byte of memory: between what chips of these years have.
-    assert 150 < chip.bf16_flops / chip.hbm_bandwidth < 600
-    assert chip.dcn_bandwidth < chip.ici_link < chip.hbm_bandwidth
 
 
 def test_what_the_compiler_says_is_needed():

@@ -24,6 +24,8 @@ from imagen_jax.training.state import abstract_state
 
 ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
+# train.py that also writes down what its step is fed.
+RECORDED = Path(__file__).parent / "recorded_train.py"
 # Seconds that no process needs, on a machine that is busy with other things.
 TIMEOUT = 900
 TIMING = (
@@ -41,6 +43,7 @@ def start(
     cache: Path | None = None,
     devices: int = 1,
     flags: Sequence[str] = (),
+    script: Path = ROOT / "train.py",
     **train,
 ) -> subprocess.Popen:
     """Starts train.py.
@@ -51,6 +54,7 @@ def start(
       cache: of compiled programs; by default that of the tests.
       devices: of the process.
       flags: further ones.
+      script: what to start.
       train: settings of the stage's TrainConfig.
     """
 
@@ -64,10 +68,12 @@ def start(
         # What is cut short in the cache would be met by others.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2" if file_limit is None else "1e9",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        # A script in another directory does not have it beside it.
+        "PYTHONPATH": str(ROOT),
     }
     command = [
         sys.executable,
-        str(ROOT / "train.py"),
+        str(script),
         f"--config={SMALLEST}",
         f"--workdir={workdir}",
         *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),

@@ -5,6 +5,8 @@ so runs on two devices agree bit for bit. On another number of devices the same 
 another order.
 """
 
+import io
+import json
 import os
 import shutil
 import signal
@@ -15,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from processes import (
+    RECORDED,
     ROOT,
     TIMEOUT,
     assert_same_end,
@@ -30,7 +34,13 @@ from processes import (
     wait_until,
 )
 
+from imagen_jax.config import TextConfig
+from imagen_jax.data.prepared import CONTENT, encode_record
+from imagen_jax.data.record_store import write_shards
+from imagen_jax.data.records import Record
 from imagen_jax.parallel.distributed import HEARTBEAT_SECONDS
+from imagen_jax.text.encoder import load_encoder
+from imagen_jax.training.goodput import ACTIVITIES, STEP
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -38,11 +48,51 @@ STEPS = 24
 EVERY = {"log_every": 4, "save_every": 6, "validate_every": 10, "preview_every": 8}
 
 
+BATCH = 4
+# Each of them has three captions.
+PICTURES = [
+    (color, size) for color in ("red", "green", "blue", "yellow", "purple") for size in "ab"
+]
+SHAPES = ("circle", "square", "triangle")
+
+
+def captions_of(picture: int) -> list[str]:
+    color, size = PICTURES[picture]
+    return [f"a {'small' if size == 'a' else 'large'} {color} {shape}" for shape in SHAPES]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def pictures(tmp_path_factory) -> list[str]:
+    """Flags of pictures that can be told apart: number i has the value 20 i, more at the left."""
+    directory = tmp_path_factory.mktemp("data") / "pictures"
+
+    def encoded(i: int) -> bytes:
+        image = np.full((8, 8, 3), 20 * i, np.uint8)
+        image[:, :4] += 10
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        return encode_record(Record(str(i), file.getvalue(), tuple(captions_of(i))))
+
+    write_shards(
+        directory,
+        lambda first, last, notes: [encoded(i) for i in range(first, last)],
+        length=len(PICTURES),
+        shard_size=len(PICTURES),
+        meta={"content": CONTENT},
+    )
+    return [
+        "--config.data.source=array_record",
+        f"--config.data.path={directory}",
+        "--config.data.flip=True",
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory) -> Path:
     """The run of a pair that nothing happens to."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    main, other = finish_pair(start_pair(workdir, num_steps=STEPS, **EVERY))
+    pair = start_pair(workdir, flags=pictures, script=RECORDED, num_steps=STEPS, **EVERY)
+    main, other = finish_pair(pair)
     assert "2 x cpu" in main and "2 process(es)" in main
     # One speaks for both.
     assert "Stage base" not in other and "step/s" not in other
@@ -62,7 +112,7 @@ def logged(workdir: Path) -> int:
 
 
 def assert_close_end(expected: Path, actual: Path) -> None:
-    """The same items in the same order: losses and weights differ by rounding alone."""
+    """Losses and weights differ by rounding alone."""
     (want, want_progress), (have, have_progress) = (
         state_of(workdir, STEPS) for workdir in (expected, actual)
     )
@@ -82,15 +132,76 @@ def assert_close_end(expected: Path, actual: Path) -> None:
             np.testing.assert_allclose(other[name], one[name], rtol=1e-5)
 
 
-def test_a_pair_does_what_one_process_with_two_devices_does(undisturbed, tmp_path):
-    finish(start(tmp_path, devices=2, num_steps=STEPS, **EVERY))
+def fed(workdir: Path) -> list[tuple[int, bool, int]]:
+    """What the steps of a run were fed, in order: picture, whether mirrored, which caption."""
+    encoder = load_encoder(TextConfig(max_length=8))
+    encoded = [
+        np.asarray(encoder.encode_captions(captions_of(i)).tokens) for i in range(len(PICTURES))
+    ]
+    known = np.stack(encoded).reshape(len(PICTURES) * len(SHAPES), -1)
+    items = []
+    for step in range(STEPS):
+        rows = {}
+        for file in (workdir / "fed").glob(f"{step}.*.npz"):
+            with np.load(file) as arrays:
+                found = [*zip(*(arrays[name] for name in ("image", "tokens")), strict=True)]
+                rows |= dict(zip(arrays["rows"].tolist(), found, strict=True))
+        assert sorted(rows) == list(range(BATCH))
+        for row in range(BATCH):
+            image, tokens = rows[row]
+            picture, left = divmod(int(image[0, 0, 0]), 20)
+            expected = np.full((8, 8, 3), 20 * picture, np.uint8)
+            expected[:, slice(0, 4) if left else slice(4, 8)] += 10
+            np.testing.assert_array_equal(image, expected)
+            distance = np.abs(known - tokens.reshape(-1)).max(1)
+            nearest = int(distance.argmin())
+            # On another number of devices other sums; two captions are 2 apart.
+            assert distance[nearest] < 1e-4 < 0.1 < np.partition(distance, 1)[1]
+            of, caption = divmod(nearest, len(SHAPES))
+            assert of == picture, "a picture with the caption of another"
+            items.append((picture, not left, caption))
+    return items
+
+
+def test_a_pair_is_fed_whole_epochs_with_all_captions(undisturbed):
+    items = fed(undisturbed)
+    number = len(PICTURES)
+    orders = [[item[0] for item in items[i : i + number]] for i in range(0, len(items), number)]
+    whole = [order for order in orders if len(order) == number]
+    assert len(whole) == 9 and all(sorted(order) == list(range(number)) for order in whole)
+    assert len(set(map(tuple, whole))) == 9
+    # Each of the pictures was seen nine times or ten.
+    assert {(picture, caption) for picture, _, caption in items} == {
+        (picture, caption) for picture in range(number) for caption in range(len(SHAPES))
+    }
+    assert 0.3 < np.mean([mirrored for _, mirrored, _ in items]) < 0.7
+
+
+def test_the_log_says_where_the_time_went_and_what_it_was_used_for(undisturbed):
+    lines = (undisturbed / "base" / "metrics.jsonl").read_text().splitlines()
+    lines = [line for line in map(json.loads, lines) if "loss" in line]
+    assert [line["step"] for line in lines] == [4, 8, 12, 16, 20, 24]
+    for line in lines:
+        shares = line["goodput"]
+        assert shares.keys() == {STEP, *ACTIVITIES} and min(shares.values()) >= 0
+        assert sum(shares.values()) == pytest.approx(1)
+        # Two devices; nobody knows the peak of a CPU.
+        rate = line["model_flops_per_image"] * line["images_per_second"] / 2
+        assert line["model_flops_per_second_per_device"] == pytest.approx(rate)
+        assert rate > 0 and "mfu" not in line
+    # By the end everything has happened once.
+    assert min(lines[-1]["goodput"].values()) > 0
+
+
+def test_a_pair_does_what_one_process_with_two_devices_does(pictures, undisturbed, tmp_path):
+    finish(start(tmp_path, devices=2, flags=pictures, num_steps=STEPS, **EVERY))
     assert_same_end(tmp_path, undisturbed, STEPS)
     for file in sorted((tmp_path / "base" / "samples").iterdir()):
         assert file.read_bytes() == (undisturbed / "base" / "samples" / file.name).read_bytes()
 
 
-def test_a_dead_process_ends_the_other_and_the_pair_continues(undisturbed, tmp_path):
-    pair = start_pair(tmp_path, num_steps=STEPS, **EVERY)
+def test_a_dead_process_ends_the_other_and_the_pair_continues(pictures, undisturbed, tmp_path):
+    pair = start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY)
     # Beyond a checkpoint, which is written while the steps go on.
     wait_until(lambda: logged(tmp_path) >= 8 and steps_saved(tmp_path), pair[0])
     kill(pair[1])
@@ -102,14 +213,14 @@ def test_a_dead_process_ends_the_other_and_the_pair_continues(undisturbed, tmp_p
     assert "most recent call first" not in output
     assert time.monotonic() - killed < HEARTBEAT_SECONDS + 30
 
-    main, _ = finish_pair(start_pair(tmp_path, num_steps=STEPS, **EVERY))
+    main, _ = finish_pair(start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY))
     assert "continuing from the checkpoint of step" in main
     assert_same_end(undisturbed, tmp_path, STEPS)
 
 
 @pytest.mark.parametrize("receiver", [0, 1])
-def test_sigterm_at_one_saves_both(undisturbed, tmp_path, receiver):
-    pair = start_pair(tmp_path, num_steps=STEPS, **EVERY | {"save_every": 1000})
+def test_sigterm_at_one_saves_both(pictures, undisturbed, tmp_path, receiver):
+    pair = start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY | {"save_every": 1000})
     wait_until(lambda: logged(tmp_path) >= 4, pair[0])
     pair[receiver].send_signal(signal.SIGTERM)
     main, other = finish_pair(pair)
@@ -118,7 +229,7 @@ def test_sigterm_at_one_saves_both(undisturbed, tmp_path, receiver):
     [saved] = steps_saved(tmp_path)
     assert 4 <= saved < STEPS
 
-    finish_pair(start_pair(tmp_path, num_steps=STEPS, **EVERY))
+    finish_pair(start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY))
     assert_same_end(undisturbed, tmp_path, STEPS)
 
 
@@ -133,24 +244,27 @@ def test_sigterm_at_one_while_compiling_ends_both(tmp_path):
 
 
 def test_a_checkpoint_of_a_pair_continues_on_one_and_on_four_devices_and_back(
-    undisturbed, tmp_path
+    pictures, undisturbed, tmp_path
 ):
+    recorded = {"script": RECORDED, **EVERY}
     half = tmp_path / "half"
-    finish_pair(start_pair(half, num_steps=12, **EVERY))
+    finish_pair(start_pair(half, flags=pictures, num_steps=12, **recorded))
     alone, four = tmp_path / "alone", tmp_path / "four"
     for copy in (alone, four):
         shutil.copytree(half, copy)
 
-    output = finish(start(alone, num_steps=STEPS, **EVERY))
+    output = finish(start(alone, flags=pictures, num_steps=STEPS, **recorded))
     assert "continuing from the checkpoint of step 12" in output
     assert_close_end(undisturbed, alone)
 
-    mesh = ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
-    output = finish(start(four, devices=4, flags=mesh, num_steps=16, **EVERY))
+    flags = [*pictures, "--config.mesh.data=2", "--config.mesh.fsdp=2"]
+    output = finish(start(four, devices=4, flags=flags, num_steps=16, **recorded))
     assert "data 2 x fsdp 2" in output and "continuing from the checkpoint of step 12" in output
-    main, _ = finish_pair(start_pair(four, num_steps=STEPS, **EVERY))
+    main, _ = finish_pair(start_pair(four, flags=pictures, num_steps=STEPS, **recorded))
     assert "continuing from the checkpoint of step 16" in main
     assert_close_end(undisturbed, four)
+
+    assert fed(undisturbed) == fed(alone) == fed(four)
 
 
 def test_processes_with_other_settings_are_refused(tmp_path):
