@@ -1,12 +1,14 @@
 """What a stronger text encoder is worth: one base stage trained with encoders of three strengths.
 
-    python -m benchmarks.text_strength --config=configs/shapes.py --num_steps=4000
+    python -m benchmarks.text_strength --config=configs/text_strength.py [--num_steps=N] [--seeds=2]
 
 `words`: the embedded encoder without what its layers add, so each token is its word and no more (a
 bag of words). `random`: its shape with random weights, frozen. `embedded`: as it ships. Everything
-else, the order of the pictures and all noise included, is the same. Prints the validation loss, how
-much the loss gains from the caption, and how many held-out prompts are obeyed. Goes on where it was
-stopped.
+else, the order of the pictures and all noise included, is the same.
+
+Prints a Markdown table: the validation loss by log-SNR, how much the error rises when one thing in
+the caption is wrong (`benchmarks/caption_edits.py`), and the held-out prompts obeyed, in all and by
+part. Goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
+from benchmarks.caption_edits import EDITS, rises
+from benchmarks.denoising_error import load_denoiser
 from imagen_jax.cli.common import setup_jax
 from imagen_jax.config import CascadeConfig, load_config
+from imagen_jax.evaluation.caption_accuracy import ALL, PARTS
+from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.parallel.mesh import make_mesh
@@ -60,62 +67,102 @@ def write_encoder(strength: str, directory: Path) -> Path:
 
 
 def train(config: CascadeConfig, stage: str, workdir: Path) -> dict[str, float]:
-    """Trains one stage; returns its last validation loss and gain from the caption."""
+    """Trains one stage; returns its last validation loss, in all and by log-SNR."""
     mesh = make_mesh(config.mesh)
     encoder = load_encoder(config.text, mesh=mesh)
     with StopSignal() as stop:
         if train_stage(config, stage, epath.Path(workdir), encoder, mesh, stop):
             sys.exit("Stopped; the same command goes on.")
     lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").open()]
-    names = ("validation_loss", "conditional_minus_unconditional_loss")
-    return {name: next(line[name] for line in reversed(lines) if name in line) for name in names}
+    last = next(line for line in reversed(lines) if "validation_loss" in line)
+    return {"all": last["validation_loss"], **last["validation_loss_by_logsnr"]}
+
+
+def measure(
+    config: CascadeConfig, stage: str, workdir: Path, num_prompts: int, num_scenes: int
+) -> dict[str, Any]:
+    """What the trained stage makes of its captions; kept beside it, JSON-like."""
+    # By the number of steps, since a longer run goes on in the same directory.
+    name = f"{config.stages[stage].train.num_steps}_{num_prompts}_{num_scenes}"
+    kept = workdir / f"measured_{name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    denoiser = load_denoiser(str(workdir), stage)
+    changes = {name: dataclasses.asdict(rise) for name, rise in rises(denoiser, num_scenes).items()}
+    cascade = Cascade.from_directory(workdir)
+    report = evaluate(
+        cascade,
+        config.data,
+        load_prompts(config.data, num_prompts),
+        Request(sampling={stage: cascade.settings(stage)}, num_true=1),
+        workdir / f"evaluation_{name}",
+    )
+    result = {"rises": changes, "accuracy": report["stages"][stage]["accuracy"]}
+    write_json(kept, result)
+    return result
+
+
+def table(columns: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a column a run; `columns` has what `train` gives as "loss" and what `measure` does.
+
+    A row that no run has is left out; a part that one run's prompts claim, all claim.
+    """
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+
+    def row(title: str, cells: Sequence[str]) -> None:
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+
+    runs = list(columns.values())
+    for bucket in runs[0]["loss"]:
+        title = "validation loss" if bucket == "all" else f"at log-SNR {bucket.replace('_', ' ')}"
+        row(title, [f"{run['loss'][bucket]:.4f}" for run in runs])
+    for name in EDITS:
+        found = [run["rises"][name] for run in runs]
+        row(
+            f"error with another {name}, %",
+            [f"{rise['mean']:+.1f} ({rise['error']:.1f})" for rise in found],
+        )
+    for part in ("accepted", *PARTS):
+        everything = [run["accuracy"][ALL] for run in runs]
+        shares = [
+            one["accepted"] if part == "accepted" else one["parts"].get(part) for one in everything
+        ]
+        if all(shares):
+            title = "prompts obeyed" if part == "accepted" else f"of them {part} right"
+            row(f"{title}, of {shares[0]['total']}", [str(one["hits"]) for one in shares])
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_strength")
-    parser.add_argument("--config", default="configs/shapes.py")
-    parser.add_argument("--num_steps", type=int, default=4000)
+    parser.add_argument("--config", default="configs/text_strength.py")
+    parser.add_argument("--num_steps", type=int, help="default: the config's")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each encoder")
     parser.add_argument("--num_prompts", type=int, default=200)
+    parser.add_argument("--num_scenes", type=int, default=256, help="of each kind")
     parser.add_argument("--out", default="runs/text_strength", metavar="DIR")
     flags = parser.parse_args(arguments)
     setup_jax()
     config, out = load_config(flags.config), Path(flags.out)
     name, stage = next(iter(config.ordered_stages().items()))
-    steps = flags.num_steps
-    settings = dataclasses.replace(
-        stage.train, num_steps=steps, validate_every=steps, log_every=max(1, steps // 20)
+    steps = flags.num_steps or stage.train.num_steps
+    stage = dataclasses.replace(stage, train=dataclasses.replace(stage.train, num_steps=steps))
+    columns = {}
+    for seed in range(flags.seeds):
+        for strength in STRENGTHS:
+            text = dataclasses.replace(
+                config.text, encoder=str(write_encoder(strength, out / "encoders"))
+            )
+            run = dataclasses.replace(config, seed=seed, text=text, stages={name: stage})
+            workdir = out / f"{strength}_{seed}"
+            loss = train(run, name, workdir)
+            measured = measure(run, name, workdir, flags.num_prompts, flags.num_scenes)
+            columns[f"{strength}, seed {seed}"] = {"loss": loss, **measured}
+    print(
+        f"\n{steps:,} steps of {stage.train.batch_size} pictures, {flags.num_scenes} scenes of "
+        f"each kind, {flags.num_prompts} prompts\n\n{table(columns)}"
     )
-    stage = dataclasses.replace(stage, train=settings)
-    rows = []
-    for strength in STRENGTHS:
-        directory = write_encoder(strength, out / "encoders")
-        text = dataclasses.replace(config.text, encoder=str(directory))
-        run = dataclasses.replace(config, text=text, stages={name: stage})
-        result = train(run, name, out / strength)
-        cascade = Cascade.from_directory(out / strength)
-        report = evaluate(
-            cascade,
-            config.data,
-            load_prompts(config.data, flags.num_prompts),
-            Request(sampling={name: cascade.settings(name)}, num_true=1),
-            out / strength / "evaluation",
-        )
-        rows.append((strength, result, report))
-    print(f"\n{steps:,} steps of {stage.train.batch_size} pictures, {flags.num_prompts} prompts")
-    for strength, result, report in rows:
-        values = ", ".join(f"{key} {value:.4f}" for key, value in result.items())
-        print(f"{strength:9s} {values}, accepted {accepted(report, name)}")
-
-
-def accepted(report: dict, stage: str) -> str:
-    """How many prompts a stage's pictures obey, with its interval, where the set has a scorer."""
-    groups = report["stages"][stage].get("accuracy")
-    if not groups:
-        return "(no scorer)"
-    share = groups["all"]["accepted"]
-    interval = f"[{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-    return f"{share['hits']} of {share['total']} {interval}"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def explain_full_disk(directory: epath.Path) -> Iterator[None]:
         raise UserError(
             f"no space is left to write to {directory} (or a quota or a limit of file sizes is "
             "reached). What was saved before is whole: make space, then run the same command "
-            "again; it continues from the newest checkpoint"
+            "again; it goes on from there"
         ) from error
 
 

@@ -37,6 +37,8 @@ COMPRESSIONS = ("none", "zstd")
 # Single records, or ranges of a few, are read: one record a group, nothing ahead.
 _WRITER = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 _READER = "readahead_buffer_size:0,max_parallelism:0"
+# Each open shard holds a file; a process may often have 1,024, and large stores have more shards.
+_MOST_OPEN = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,7 +377,10 @@ class RecordStore:
         reader = self._readers.get(number)
         # Two threads may open one shard at the same time; one of the readers is dropped.
         if reader is None:
-            reader = self._readers[number] = self._open(shard)
+            reader = self._open(shard)
+            if len(self._readers) >= _MOST_OPEN:
+                self._readers = {}
+            self._readers[number] = reader
         try:
             (record,) = reader.read([within])
         except Exception as error:

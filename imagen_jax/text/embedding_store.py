@@ -162,8 +162,9 @@ class StoredText:
         )
 
     def _values(self, place: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+        record = self._read(place)
         try:
-            found, values, scales = from_record(self._read(place), self.dtype, self.dim)
+            found, values, scales = from_record(record, self.dtype, self.dim)
         except (ValueError, struct.error) as error:
             raise self._damaged(f"record {place}: {error}") from error
         if found != key or len(values) > self.max_length:
@@ -179,7 +180,8 @@ class StoredText:
     def _damaged(self, reason: str) -> UserError:
         return UserError(
             f"data.embeddings={self.directory} is damaged: {reason}. Bring back a copy of the "
-            "shard; `python -m imagen_jax.cli.encode_text --verify --out=...` lists all that differ"
+            f"shard; `python -m imagen_jax.cli.encode_text --verify --out={self.directory}` lists "
+            "all that differ"
         )
 
     def prepare(self, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -105,8 +105,10 @@ def weight_files(directory: Path) -> list[Path]:
             "pytorch_model.bin have to be converted first: python -m imagen_jax.cli.convert_t5 "
             f"--source={directory} --out=DIR"
         )
-    names = read_json(index)["weight_map"].values()
-    files = sorted({directory / name for name in names})
+    names = read_json(index).get("weight_map")
+    if not names:
+        raise UserError(f"{index} has no weight_map: fetch the file again.")
+    files = sorted({directory / name for name in names.values()})
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} is missing, although {index.name} names it: fetch it again.")
@@ -330,7 +332,7 @@ def check_checksums(directory: Path) -> None:
     if not path.is_file():
         return
     for line in path.read_text().splitlines():
-        expected, name = line.split()
+        expected, name = line.split(maxsplit=1)
         file = directory / name
         if not file.is_file() or file_hash(file) != expected:
             raise UserError(

@@ -1,5 +1,6 @@
 """The command that stores embeddings: killed, on a full disk, with wrong input; then trained on."""
 
+import json
 import os
 import random
 import resource
@@ -130,44 +131,74 @@ def test_wrong_input_is_one_message(store, tmp_path):
     assert "shards are whole" in finish(start(store, "--verify"))
 
 
-@pytest.mark.slow
-@pytest.mark.multiprocess
-def test_training_on_the_store_ends_as_training_with_the_encoder(store, tmp_path):
+def train(workdir, *flags, steps=24):
+    """Starts train.py."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), f"--config={SMALLEST}",
+         f"--workdir={workdir}", f"--config.stages.base.train.num_steps={steps}",
+         "--config.stages.base.train.validate_every=12", *flags],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1",
+                          "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def same_end(workdir, other, steps):
+    """Asserts that two runs left the same state, bit for bit, and the same records."""
     sys.path.insert(0, str(ROOT / "tests" / "training"))
     import processes
 
-    def run(workdir, *flags, steps=24):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), f"--config={SMALLEST}",
-             f"--workdir={workdir}", f"--config.stages.base.train.num_steps={steps}",
-             "--config.stages.base.train.validate_every=12", *flags],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1",
-                              "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return process
+    (want, progress), (have, other_progress) = (
+        processes.state_of(one, steps) for one in (workdir, other)
+    )
+    for one, another in zip(want, have, strict=True):
+        np.testing.assert_array_equal(one, another)
+    assert progress == other_progress
+    records = processes.records(workdir)
+    assert records == processes.records(other)
+    assert any("validation_loss" in record for record in records)
 
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_training_on_the_store_ends_as_training_with_the_encoder(store, tmp_path):
     # Batches of the training step's size: the last bits depend on shapes.
     exact = tmp_path / "store"
     # No more than the 24 steps read.
     finish(start(exact, "--batch_size=4", "--num_items=96"))
     stored = f"--config.data.embeddings={exact}"
-    finish(run(tmp_path / "online"))
-    finish(run(tmp_path / "stored", stored))
-    (want, progress), (have, other_progress) = (
-        processes.state_of(tmp_path / name, 24) for name in ("online", "stored")
-    )
-    for one, other in zip(want, have, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert progress == other_progress
-    records = processes.records(tmp_path / "stored")
-    assert records == processes.records(tmp_path / "online")
-    assert any("validation_loss" in record for record in records)
+    finish(train(tmp_path / "online"))
+    finish(train(tmp_path / "stored", stored))
+    same_end(tmp_path / "online", tmp_path / "stored", 24)
 
     for flags, message in (
         ((stored, "--config.text.max_length=9"), "config.text.max_length: 8 in the store, 9 now"),
         ((stored, "--config.stages.base.train.num_steps=25"), "and 25 steps read 100"),
     ):
-        output = finish(run(tmp_path / "new", *flags), status=2)
+        output = finish(train(tmp_path / "new", *flags), status=2)
         assert message in output, output
         assert not list((tmp_path / "new").rglob("checkpoints/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_store_has_all_the_captions_that_training_may_draw(tmp_path):
+    """Of pictures with three captions each, of which 12 steps draw most."""
+    sys.path.insert(0, str(ROOT / "tests" / "data"))
+    import layouts
+
+    files, phrases = [], ("a {} square", "picture {}", "number {} of a set, in one colour")
+    for number in range(20):
+        captions = json.dumps({"captions": [phrase.format(number) for phrase in phrases]})
+        files.append((f"{number:03d}.png", layouts.png(number)))
+        files.append((f"{number:03d}.json", captions.encode()))
+    tar = tmp_path / "data" / "00000.tar"
+    layouts.write_tar(tar, files)
+    data = ("--config.data.source=webdataset", f"--config.data.path={tar.parent}")
+    output = finish(start(tmp_path / "store", "--batch_size=4", *data))
+    # Of so few pictures none is held out: they are validated on too.
+    assert "\n120 captions of 40 items" in output, output
+    finish(train(tmp_path / "online", *data, steps=12))
+    stored = f"--config.data.embeddings={tmp_path / 'store'}"
+    finish(train(tmp_path / "stored", *data, stored, steps=12))
+    same_end(tmp_path / "online", tmp_path / "stored", 12)

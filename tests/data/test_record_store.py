@@ -1,3 +1,4 @@
+import os
 import pickle
 import random
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imagen_jax.data import record_store
 from imagen_jax.data.record_store import (
     MANIFEST,
     RecordError,
@@ -76,6 +78,16 @@ def test_threads_read_the_same(tmp_path):
     indices = [random.Random(0).randrange(20) for _ in range(2000)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(store.read, indices)) == [KEPT[i] for i in indices]
+
+
+def test_more_shards_than_a_process_may_have_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_store, "_MOST_OPEN", 3)
+    write(tmp_path, shard_size=1)
+    store, before = RecordStore(tmp_path), len(os.listdir("/dev/fd"))
+    order = random.Random(0).choices(range(len(KEPT)), k=200)
+    for index in order:
+        assert store.read(index) == KEPT[index]
+        assert len(os.listdir("/dev/fd")) <= before + 3
 
 
 def test_processes_make_the_same_store(tmp_path):

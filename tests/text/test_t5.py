@@ -163,6 +163,9 @@ def test_damaged_or_missing_files_are_refused(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match="holds neither"):
         t5_load.load_params(tmp_path, TINY)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="has no weight_map"):
+        t5_load.load_params(tmp_path, TINY)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="'bert'"):
         t5_load.read_config(tmp_path)
