@@ -11,9 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.arrow import import_pyarrow, row_to_record
-from imagen_jax.data.records import Record, choose_image_field, find_files
+from imagen_jax.data.records import (
+    Record,
+    choose_image_field,
+    file_stamp,
+    find_files,
+    home_of,
+    stamp,
+)
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 
@@ -40,6 +49,7 @@ class ParquetRecords:
         only these are read.
 
     Attributes:
+      home: see `Records`.
       skipped: files that cannot be read.
 
     Raises:
@@ -49,6 +59,7 @@ class ParquetRecords:
     def __init__(self, config: SourceConfig):
         import_pyarrow()
         self._config = config
+        self.home = home_of(config.path)
         paths = find_files(config.path, ".parquet", "a folder of .parquet files, or a glob")
         if of_split := [path for path in paths if path.name.startswith(f"{config.split}-")]:
             paths = of_split
@@ -96,6 +107,14 @@ class ParquetRecords:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def stamps(self) -> np.ndarray:
+        counts = np.diff(self._ends, prepend=0).tolist()
+        files = {path: file_stamp(path, self.home) for path, _ in self._groups}
+        return stamp(
+            (f"{self._field} {group} {files[path]}", count)
+            for (path, group), count in zip(self._groups, counts, strict=True)
+        )
 
     def record(self, index: int) -> Record:
         number = bisect.bisect_right(self._ends, index)

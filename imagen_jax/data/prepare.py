@@ -66,12 +66,15 @@ def prepare(
     if isinstance(records, _DrawnRecords) and records.endless and not max_items:
         raise UserError(f"source {config.source!r} has no end; say how many (--max_items=...)")
     length = min(length, max_items) if max_items else length
-    wanted = Wanted.of(config, image_size, has_score=bool(config.score_field))
+    wanted = Wanted.of(config, has_score=bool(config.score_field))
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
             results = _in_order(
-                pool, lambda i: _convert(records, i, wanted), range(start, stop), num_threads
+                pool,
+                lambda i: _convert(records, i, wanted, image_size),
+                range(start, stop),
+                num_threads,
             )
             for result in results:
                 if isinstance(result, BadItem):
@@ -111,7 +114,7 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
     return {"content": CONTENT, **values}
 
 
-def _convert(records: Records, index: int, wanted: Wanted) -> bytes | BadItem:
+def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> bytes | BadItem:
     from imagen_jax.data.images import decode_image
 
     try:
@@ -119,7 +122,9 @@ def _convert(records: Records, index: int, wanted: Wanted) -> bytes | BadItem:
         captions = wanted.captions(record)
         wanted.check_score(record)
         # The smallest size is the fastest check that the whole file can be read.
-        decode_image(record.image, 1, wanted.check_size)
+        decode_image(
+            record.image, 1, lambda *size: wanted.check_size(*size, (image_size, image_size))
+        )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:
         return error

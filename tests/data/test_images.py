@@ -137,5 +137,5 @@ def test_resize_is_the_one_of_training(old, new):
 
     image = np.random.default_rng(0).integers(0, 256, (old, old, 3), np.uint8)
     expected = np.asarray(resize(image[None].astype(np.float32), new, new))[0]
-    difference = np.abs(resize_uint8(image, new).astype(float) - expected)
+    difference = np.abs(resize_uint8(image, new, new).astype(float) - expected)
     assert difference.max() <= 1.01  # rounded once along each axis

@@ -93,31 +93,31 @@ def test_stopping_and_starting_at_a_stage(cascade, result, tmp_path):
 def test_start_image_is_cut_and_resized(caplog):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (8, 8, 3), np.uint8)
-    np.testing.assert_array_equal(low_res_picture(small, 8), small)
+    np.testing.assert_array_equal(low_res_picture(small, 8, 8), small)
     large = small.repeat(3, axis=0).repeat(3, axis=1)
-    np.testing.assert_array_equal(low_res_picture(Image.fromarray(large), 8), small)
+    np.testing.assert_array_equal(low_res_picture(Image.fromarray(large), 8, 8), small)
     wide = np.pad(large, ((0, 0), (5, 5), (0, 0)))
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        np.testing.assert_array_equal(low_res_picture(wide, 8), small)
+        np.testing.assert_array_equal(low_res_picture(wide, 8, 8), small)
     assert "34x24" in caplog.text
-    assert low_res_picture(small[:5, :5], 8).shape == (8, 8, 3)
+    assert low_res_picture(small[:5, :5], 8, 8).shape == (8, 8, 3)
     with pytest.raises(UserError, match="uint8"):
-        low_res_picture(small.astype(np.float32), 8)
+        low_res_picture(small.astype(np.float32), 8, 8)
 
 
 def test_start_image_files(tmp_path, caplog):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    picture = low_res_picture(tmp_path / "a.png", 8)
+    picture = low_res_picture(tmp_path / "a.png", 8, 8)
     assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 2].tolist() == [255, 255, 255]
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "wide.png")
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        assert low_res_picture(tmp_path / "wide.png", 8).shape == (8, 8, 3)
+        assert low_res_picture(tmp_path / "wide.png", 8, 8).shape == (8, 8, 3)
     assert "12x8" in caplog.text
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):
-        low_res_picture(tmp_path / "text.png", 8)
+        low_res_picture(tmp_path / "text.png", 8, 8)
 
 
 def test_settings_by_stage(cascade, result):
