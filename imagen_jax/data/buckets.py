@@ -150,11 +150,12 @@ def in_buckets(source: Source, shapes: Mapping[str, tuple[int, int]]) -> Buckete
     members = {aspect: found for aspect, found in members.items() if found}
     shares = [sum(share for _, share in found) for found in members.values()]
     scale = math.lcm(*(share.denominator for share in shares))
+    whole = [int(share * scale) for share in shares]
     return BucketedSource(
         aspects=tuple(members),
         shapes=tuple(shapes[aspect] for aspect in members),
         buckets=tuple(_joined(found, is_mix) for found in members.values()),
-        shares=tuple(int(share * scale) for share in shares),
+        shares=tuple(share // math.gcd(*whole) for share in whole),
         digest=digest,
     )
 

@@ -219,6 +219,9 @@ class _BucketPlaces:
         self._batch_size = batch_size
         self._first_batch = start // batch_size
         self._rows = [int(row) for row in rows]
+        # A rare bucket is first met late in a run: one that has nothing to give is told of now.
+        for bucket in range(len(source.buckets)):
+            self._read(bucket, 0, "start")
 
     def read(self, number: int) -> tuple[int, Item, LeftOut]:
         step, within = divmod(number, len(self._rows))
@@ -226,7 +229,16 @@ class _BucketPlaces:
         bucket, before = self._source.nth_batch(batch)
         index = self._orders[bucket](before * self._batch_size + row)
         position = batch * self._batch_size + row
-        return position, *self._readers[bucket].read(index, position)
+        return position, *self._read(bucket, index, position)
+
+    def _read(self, bucket: int, index: int, place: object) -> tuple[Item, LeftOut]:
+        try:
+            return self._readers[bucket].read(index, place)
+        except UserError as error:
+            raise UserError(
+                f"the bucket {self._source.aspects[bucket]} of config.data.aspect_buckets has no "
+                f"picture to give: {error}. Or leave the bucket out"
+            ) from error
 
 
 class _Reader:
