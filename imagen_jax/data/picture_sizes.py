@@ -45,7 +45,8 @@ def load_sizes(records: Records, num_threads: int = 8) -> np.ndarray:
     """Width and height of every picture, upright: `[N, 2]` int32; 0, 0 for what is none.
 
     Args:
-      records: the pictures.
+      records: the pictures. A format that can read the first bytes of a picture alone has a method
+        `head(index, size)`; of the others whole records are read.
       num_threads: that read, mostly waiting for the disk or the network.
     """
     stamps = records.stamps()

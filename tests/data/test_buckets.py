@@ -4,6 +4,7 @@ import collections
 import itertools
 import math
 import os
+import pickle
 from fractions import Fraction
 
 import layouts
@@ -148,6 +149,12 @@ def test_another_batch_size_repeats_or_skips_no_more_than_a_batch_of_each_bucket
     assert all(n <= 10 for n in twice.values())
     # In the same units it goes on exactly, wherever in a batch it starts.
     assert numbers(run(source, 3, start_index=38)) == numbers(run(source, 12))[9:]
+
+
+def test_worker_processes_get_the_same_buckets(tmp_path):
+    write(tmp_path, 12)
+    source = source_of(tmp_path)
+    assert numbers(run(pickle.loads(pickle.dumps(source)), 6)) == numbers(run(source, 6))
 
 
 def test_left_out_items_are_replaced_by_others_of_their_bucket(tmp_path):
