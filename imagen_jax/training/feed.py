@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -74,11 +74,12 @@ def picture_shapes(stage: StageConfig, source: Source) -> list[tuple[int, int]]:
     return [(size, size)]
 
 
-def check_same_buckets(source: Source, agreement: Agreement) -> None:
+def check_same_buckets(sources: Sequence[Source | None], agreement: Agreement) -> None:
     """Raises UserError unless all processes have the same pictures in the same buckets."""
-    if not isinstance(source, BucketedSource):
+    here = [source.digest for source in sources if isinstance(source, BucketedSource)]
+    if not here:
         return
-    for process, other in enumerate(digests := agreement.gather(source.digest)):
+    for process, other in enumerate(digests := agreement.gather(here)):
         if other != digests[0]:
             raise UserError(
                 f"process {process} has other pictures, or of other sizes, than process 0: give "

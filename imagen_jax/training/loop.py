@@ -105,9 +105,9 @@ def train_stage(
     optimizer = make_optimizer(train)
     abstract = abstract_state(model, optimizer, mesh)
     source = load_stage_source(config, name, "train")
-    feed.check_same_buckets(source, agreement)
     shapes = feed.picture_shapes(stage, source)
     validation = Validation(config, name, model, encoder, mesh, source)
+    feed.check_same_buckets([source, validation.source], agreement)
     if not source.endless:
         check_covers(encoder, "train", len(source), "the training data has")
 

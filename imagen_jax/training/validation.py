@@ -50,6 +50,7 @@ class Validation:
 
     Attributes:
       note: what the loss is taken over, or why there is none.
+      source: of the held-out pictures, None where there is no validation.
     """
 
     def __init__(
@@ -69,18 +70,19 @@ class Validation:
         # Every process reads the result.
         self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._stage, self._number = stage, 0
+        self.source: Source | None = None
         if not stage.train.validate_every:
             self.note = "no validation (train.validate_every=0)"
             return
-        self._source = load_stage_source(config, name, "held_out")
-        self._number = min(stage.train.validation_images, len(self._source))
+        self.source = load_stage_source(config, name, "held_out")
+        self._number = min(stage.train.validation_images, len(self.source))
         if not self._number:
             self.note = "no validation: none of the pictures falls into the held-out split"
             return
-        needed = self._number if self._source.endless else len(self._source)
+        needed = self._number if self.source.endless else len(self.source)
         check_covers(encoder, "held_out", needed, "the validation reads")
         self.note = f"validation on {self._number} held-out pictures"
-        if not train_source.endless and len(self._source) == len(train_source):
+        if not train_source.endless and len(self.source) == len(train_source):
             # A set that is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
@@ -88,7 +90,7 @@ class Validation:
 
     @functools.cached_property
     def _items(self) -> list[Item]:
-        items = spread_items(self._source, self._number)
+        items = spread_items(self.source, self._number)
         return [Item(crop(item.image, self._stage), item.caption) for item in items]
 
     def __bool__(self) -> bool:

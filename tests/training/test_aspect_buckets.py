@@ -90,9 +90,10 @@ class Agreed:
 
 
 def test_processes_with_other_pictures_are_refused(source):
-    feed.check_same_buckets(source, Agreed(source.digest))
+    feed.check_same_buckets([source, None], Agreed([source.digest]))
+    feed.check_same_buckets([None], None)
     with pytest.raises(UserError, match="process 2 has other pictures, or of other sizes"):
-        feed.check_same_buckets(source, Agreed(source.digest, source.digest + 1))
+        feed.check_same_buckets([source], Agreed([source.digest], [source.digest + 1]))
 
 
 @pytest.mark.slow
