@@ -115,7 +115,12 @@ def build(
     sample_facts, sample_program = _compile(
         sampler_program(),
         inputs,
-        {"model": model, "diffusion": stage.diffusion, "resolution": stage.resolution},
+        {
+            "model": model,
+            "diffusion": stage.diffusion,
+            "resolution": stage.resolution,
+            "shape": (stage.resolution, stage.resolution),
+        },
         batch * sampling_steps,
     )
 

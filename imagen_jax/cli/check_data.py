@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(flags: argparse.Namespace) -> None:
     from absl import flags as absl_flags
 
+    from imagen_jax.data.buckets import BucketedSource, load_stage_source
     from imagen_jax.data.check import examine, loader_rate
     from imagen_jax.data.check_page import Rates, page, summary
     from imagen_jax.data.pipeline import batches
@@ -81,7 +82,9 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--images_per_second={flags.images_per_second} must be positive")
     config = dataclasses.replace(config, data=data)
     stage = config.stages[name]
+    # What is looked at is cut to squares; with buckets, what is timed is not.
     source = load_source(data, "train", stage.resolution)
+    bucketed = load_stage_source(config, name, "train")
     found = examine(
         source, most=flags.num_items, num_threads=data.num_threads, progress=ProgressLine("items")
     )
@@ -90,8 +93,10 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError("none of the items can be used")
     # Grain's workers read absl's flags.
     absl_flags.FLAGS.mark_as_parsed()
+    if isinstance(bucketed, BucketedSource):
+        print(f"buckets      {bucketed.describe()}")
     stream = batches(
-        source,
+        bucketed,
         batch_size=stage.train.batch_size,
         image_size=stage.resolution,
         seed=config.seed,

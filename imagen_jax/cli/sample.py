@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.config import CascadeConfig, SampleConfig, load_config
+from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, load_config
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--start_image", metavar="FILE", help="enlarge this picture instead of drawing one"
     )
+    what.add_argument(
+        "--aspect",
+        default=SQUARE,
+        metavar="W:H",
+        help="width to height, one that the stages were trained in (default 1:1)",
+    )
     what.add_argument("--batch_size", type=int, help="pictures at once")
     what.add_argument(
         "--out", default="outputs", metavar="DIR", help="where the pictures go (default outputs)"
@@ -128,6 +134,7 @@ def _sample(flags: argparse.Namespace) -> None:
         seed=flags.seed,
         stages=chain,
         start_image=flags.start_image,
+        aspect=flags.aspect,
         settings={name: settings[name] for name in chain},
         batch_size=flags.batch_size,
         progress=True,

@@ -6,6 +6,13 @@ default in `settings`, every key can be overridden on the command line
 program is compiled. Nothing here imports jax or ml_collections at import time.
 """
 
+from imagen_jax.config.buckets import (
+    SQUARE,
+    level_stride,
+    parse_aspect,
+    stage_shapes,
+    total_stride,
+)
 from imagen_jax.config.checks import validate, validate_sample
 from imagen_jax.config.conversion import (
     flatten,
@@ -34,6 +41,7 @@ from imagen_jax.config.settings import (
 __all__ = [
     "CLEANINGS",
     "SOURCES",
+    "SQUARE",
     "CascadeConfig",
     "DataConfig",
     "DiffusionConfig",
@@ -48,9 +56,13 @@ __all__ = [
     "flatten",
     "from_config_dict",
     "from_json_dict",
+    "level_stride",
     "load_config",
+    "parse_aspect",
+    "stage_shapes",
     "to_config_dict",
     "to_json_dict",
+    "total_stride",
     "validate",
     "validate_sample",
 ]

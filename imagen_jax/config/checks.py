@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from imagen_jax.config.buckets import stage_shapes
 from imagen_jax.config.settings import (
     CLEANINGS,
+    DRAWN_SOURCES,
     SCHEDULES,
     SOURCES,
     WEIGHTINGS,
@@ -32,6 +34,28 @@ def validate(config: CascadeConfig) -> None:
                 f"{previous} (0: there is none); the stages must chain"
             )
         previous = stage.resolution
+    if config.data.aspect_buckets:
+        _validate_buckets(config)
+
+
+def _validate_buckets(config: CascadeConfig) -> None:
+    data = config.data
+    sources = {"source": data.source}
+    sources |= {f"mix.{name}.source": part.source for name, part in data.mix.items()}
+    for path, source in sources.items():
+        if source in DRAWN_SOURCES:
+            raise UserError(
+                f"config.data.aspect_buckets with config.data.{path}={source!r}: its pictures are "
+                "drawn, and all are square; set config.data.aspect_buckets=()"
+            )
+    for name, stage in config.stages.items():
+        for aspect, shape in stage_shapes(config, name).items():
+            if stage.train.crop_size > min(shape):
+                raise UserError(
+                    f"config.stages.{name}.train.crop_size={stage.train.crop_size} is larger than "
+                    f"the {aspect} pictures of config.data.aspect_buckets, which are "
+                    f"{shape[1]}x{shape[0]}: crop at most {min(shape)}"
+                )
 
 
 def _validate_data(data: DataConfig) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 CLEANINGS = ("none", "if")
 SCHEDULES = ("cosine", "shifted_cosine", "linear")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
+DRAWN_SOURCES = ("shapes", "emoji")
 SOURCES = (
     "shapes",
     "emoji",
@@ -252,8 +253,11 @@ class DataConfig(SourceConfig):
 
     Attributes:
       mix: the parts of the source "mix", by name.
+      aspect_buckets: aspect ratios, width to height, such as ("1:1", "3:2", "2:3"). Each picture is
+        cropped to the nearest, and every batch has one; with about as many pixels as the square of
+        the stage's resolution. Empty: every picture is cropped to that square.
       min_side: a picture's shorter side is at least this many times the resolution of the stage
-        (1: nothing is enlarged; 0: any).
+        (1: nothing is enlarged; 0: any). In a bucket: each side that of the bucket.
       max_aspect: longer over shorter side, at most (0: any).
       min_caption_length, max_caption_length: characters; captions outside are not drawn, and a
         picture is left out if none remains (0: any).
@@ -268,6 +272,7 @@ class DataConfig(SourceConfig):
     """
 
     mix: dict[str, MixConfig] = dataclasses.field(default_factory=dict)
+    aspect_buckets: tuple[str, ...] = ()
     min_side: float = 0.0
     max_aspect: float = 0.0
     min_caption_length: int = 0

@@ -10,13 +10,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.records import (
     Record,
     captions_of,
     choose_image_field,
+    file_stamp,
     find_files,
+    home_of,
     score_of,
+    stamp,
 )
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
@@ -34,6 +39,7 @@ class ArrowRecords:
       config: `path` is a folder; of a saved DatasetDict the one of `split` in it is read.
 
     Attributes:
+      home: see `Records`.
       skipped: files that cannot be read.
 
     Raises:
@@ -43,6 +49,7 @@ class ArrowRecords:
     def __init__(self, config: SourceConfig):
         import_pyarrow()
         self._config = config
+        self.home = home_of(config.path)
         self._folder = _choose_split(config)
         self._open()
         self.skipped: collections.Counter[str] = collections.Counter()
@@ -54,7 +61,7 @@ class ArrowRecords:
 
     def _open(self) -> None:
         pa = import_pyarrow()
-        self._tables, self._unreadable = [], 0
+        self._tables, self._paths, self._unreadable = [], [], 0
         for path in _data_files(self._folder):
             try:
                 mapped = pa.memory_map(str(path))
@@ -67,6 +74,7 @@ class ArrowRecords:
                 self._unreadable += 1
                 continue
             self._tables.append(table)
+            self._paths.append(path)
         self._ends = list(itertools.accumulate(table.num_rows for table in self._tables))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,6 +86,12 @@ class ArrowRecords:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def stamps(self) -> np.ndarray:
+        return stamp(
+            (f"{self._field} {file_stamp(path, self.home)}", table.num_rows)
+            for path, table in zip(self._paths, self._tables, strict=True)
+        )
 
     def record(self, index: int) -> Record:
         number = bisect.bisect_right(self._ends, index)

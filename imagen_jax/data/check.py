@@ -140,7 +140,7 @@ def _read(source: Source, index: int) -> _Seen:
 
         def check_size(width: int, height: int) -> None:
             size.append((width, height))
-            source.wanted.check_size(width, height)
+            source.wanted.check_size(width, height, (source.image_size, source.image_size))
 
         record = source.records.record(index)
         captions = source.wanted.captions(record)

@@ -103,8 +103,8 @@ class EmojiSource:
             square = decode_bitmap(png)
             # Kept no larger than the font has it: all of them stay in memory.
             smaller = min(self.image_size, square.shape[0])
-            self._pictures[index] = resize_uint8(square, smaller)
-        return Item(resize_uint8(self._pictures[index], self.image_size), caption)
+            self._pictures[index] = resize_uint8(square, smaller, smaller)
+        return Item(resize_uint8(self._pictures[index], self.image_size, self.image_size), caption)
 
 
 def find_font(path: str = "") -> str:

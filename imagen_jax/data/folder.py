@@ -8,7 +8,9 @@ import logging
 import os
 from pathlib import Path
 
-from imagen_jax.data.records import Record, clean_caption
+import numpy as np
+
+from imagen_jax.data.records import Record, clean_caption, file_stamp, stamp
 from imagen_jax.data.sources import BadItem, hash01
 from imagen_jax.errors import UserError
 
@@ -94,6 +96,17 @@ class FolderRecords:
             raise BadItem(f"{file}: {error}", "file is gone") from error
         except OSError as error:
             raise BadItem(f"{file}: {error}", "file cannot be read") from error
+
+    @property
+    def home(self) -> Path:
+        return self._root
+
+    def stamps(self) -> np.ndarray:
+        return stamp((file_stamp(file, self._root), 1) for file, _ in self._items)
+
+    def head(self, index: int, size: int) -> bytes:
+        with open(self._items[index][0], "rb") as file:
+            return file.read(size)
 
     def _find_captions(self, root: Path) -> dict[Path, str]:
         """Every picture with its caption, by path; counts what it leaves out."""

@@ -1,4 +1,4 @@
-"""Encoded pictures of any kind to square uint8 RGB arrays, without distorting them."""
+"""Encoded pictures of any kind to uint8 RGB arrays of one shape, without distorting them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,34 @@ if TYPE_CHECKING:
 WHITE = (255, 255, 255)
 
 
-# Formats of photographs. Others that Pillow knows start programs (EPS) or are no pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "MPO")
+# Formats of photographs (MPO is read as JPEG). Others that Pillow knows start programs (EPS) or are
+# no pictures.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def decode_image(
     data: bytes, image_size: int, check_size: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """Decodes a picture file to `[image_size, image_size, 3]` uint8.
+    """Decodes a picture file to a square `[image_size, image_size, 3]`, see `decode_crop`."""
+    return decode_crop(data, image_size, image_size, check_size)
+
+
+def decode_crop(
+    data: bytes,
+    height: int,
+    width: int,
+    check_size: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Decodes a picture file to `[height, width, 3]` uint8.
 
     The first frame, upright by its EXIF orientation, transparency over white, 16 bits to 8, the
-    largest centred square of it, resized as `resize_uint8` does.
+    largest centred rectangle of it that has the aspect ratio, resized as `resize_uint8` does.
 
     Args:
       data: the bytes of the file.
-      image_size: side of the square.
-      check_size: called with width and height before anything is decoded; what it raises is
-        raised.
+      height, width: of the result.
+      check_size: called with width and height of the picture before anything is decoded (of the
+        upright one, where that makes a difference); what it raises is raised.
 
     Raises:
       BadItem: the bytes are not a whole picture in a format that Pillow reads, are more pixels
@@ -48,14 +59,17 @@ def decode_image(
     try:
         _quiet()
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # Of a square it does not matter which way it lies.
+            size = image.size if height == width else upright_size(image)
             if check_size is not None:
-                check_size(*image.size)
+                check_size(*size)
             if image.format == "JPEG":
                 # The decoder itself averages down by 2, 4 or 8: phone pictures are read several
                 # times faster, and twice the wanted size stays for the resize.
-                image.draft(None, (2 * image_size, 2 * image_size))
+                wanted = (2 * width, 2 * height)
+                image.draft(None, wanted if size == image.size else wanted[::-1])
             image.load()
-            square = crop_square(_to_rgb(_upright(image)))
+            cropped = crop_to_aspect(_to_rgb(_upright(image)), height, width)
     except BadItem:
         raise
     except UnidentifiedImageError as error:
@@ -67,7 +81,42 @@ def decode_image(
     except Exception as error:
         kind = "truncated picture" if "truncated" in str(error) else "damaged picture"
         raise BadItem(f"{type(error).__name__}: {error}", kind) from error
-    return np.asarray(_resize(square, image_size))
+    return np.asarray(_resize(cropped, height, width))
+
+
+def stored_size(data: bytes, formats: tuple[str, ...] = _FORMATS) -> tuple[int, int]:
+    """Width and height of a picture file, upright; read from its head, nothing is decoded.
+
+    The few PNG files whose orientation is written behind their pixels are taken as they lie.
+
+    Raises:
+      BadItem: the bytes do not begin as a picture in one of the formats.
+    """
+    from PIL import Image
+
+    try:
+        _quiet()
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            return upright_size(image)
+    # As in `decode_crop`.
+    except Exception as error:
+        raise BadItem(f"{type(error).__name__}: {error}", "not a picture") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened picture once it is turned by its EXIF orientation."""
+    from PIL import ExifTags, Image
+
+    # Pillow's reader of TIFF turns them itself.
+    if image.format == "TIFF":
+        return image.size
+    try:
+        # The general method: that of PNG decodes the picture.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except Exception:  # as in `_upright`
+        orientation = None
+    width, height = image.size
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 @functools.cache
@@ -79,35 +128,40 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def resize_uint8(image: np.ndarray, size: int) -> np.ndarray:
-    """Resizes a square `[S, S, 3]` uint8 picture to `[size, size, 3]` uint8.
+def resize_uint8(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes a `[H, W, 3]` uint8 picture to `[height, width, 3]` uint8.
 
-    Box mean down by whole factors, antialiased triangle otherwise, half-pixel bilinear up: the
-    rule of `diffusion.augmentation.resize`, to rounding.
+    Along each axis box mean down by whole factors, antialiased triangle otherwise, half-pixel
+    bilinear up: the rule of `diffusion.augmentation.resize`, to rounding.
     """
     from PIL import Image
 
-    if image.shape[0] == size:
+    if image.shape[:2] == (height, width):
         return image
-    return np.asarray(_resize(Image.fromarray(image), size))
+    return np.asarray(_resize(Image.fromarray(image), height, width))
 
 
-def _resize(image: Image.Image, size: int) -> Image.Image:
+def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
     from PIL import Image
 
-    side = image.width
-    if side == size:
+    if image.size == (width, height):
         return image
     # Pillow widens the triangle of BILINEAR by the factor when it makes pictures smaller.
-    method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
-    return image.resize((size, size), method)
+    across, down = (
+        Image.Resampling.BOX if old % new == 0 else Image.Resampling.BILINEAR
+        for old, new in zip(image.size, (width, height), strict=True)
+    )
+    if across != down:
+        image = image.resize((width, image.height), across)
+    return image.resize((width, height), down)
 
 
-def crop_square(image: Image.Image) -> Image.Image:
-    """The largest centred square."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def crop_to_aspect(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred rectangle with the aspect ratio of `[height, width]`, to half a pixel."""
+    across = min(image.width, max(1, round(image.height * width / height)))
+    down = min(image.height, max(1, round(image.width * height / width)))
+    left, top = (image.width - across) // 2, (image.height - down) // 2
+    return image.crop((left, top, left + across, top + down))
 
 
 def over_white(image: Image.Image) -> Image.Image:

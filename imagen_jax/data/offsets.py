@@ -131,7 +131,7 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _places(path: Path, kind: str) -> tuple[Path, Path]:
+def places(path: Path, kind: str) -> tuple[Path, Path]:
     """Where the index of a file may lie: beside it, or in the cache."""
     absolute = path.resolve()
     name = hashlib.blake2b(str(absolute).encode(), digest_size=16).hexdigest()
@@ -143,7 +143,7 @@ def _places(path: Path, kind: str) -> tuple[Path, Path]:
 
 
 def _load(path: Path, kind: str, columns: int) -> Index | None:
-    for stored in _places(path, kind):
+    for stored in places(path, kind):
         try:
             with open(stored, "rb") as file:
                 data = file.read(8 * _HEADER)
@@ -174,7 +174,7 @@ def _make(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) -
     rows = table.rows.reshape(-1, columns).astype("<i8")
     numbers = (FORMAT, *stamp, table.left_out, table.is_cut, len(rows), columns, len(table.extra))
     data = np.array(numbers, "<i8").tobytes() + rows.tobytes() + table.extra
-    beside, cached = _places(path, kind)
+    beside, cached = places(path, kind)
     for stored in (beside, cached):
         try:
             stored.parent.mkdir(parents=True, exist_ok=True)

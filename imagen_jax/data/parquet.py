@@ -23,8 +23,11 @@ from imagen_jax.data.records import (
     Record,
     captions_of,
     choose_image_field,
+    file_stamp,
     find_files,
+    home_of,
     score_of,
+    stamp,
 )
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
@@ -58,6 +61,7 @@ class ParquetRecords:
         only these are read.
 
     Attributes:
+      home: see `Records`.
       skipped: files that cannot be read.
 
     Raises:
@@ -67,6 +71,7 @@ class ParquetRecords:
     def __init__(self, config: SourceConfig):
         import_pyarrow()
         self._config = config
+        self.home = home_of(config.path)
         paths = find_files(config.path, ".parquet", "a folder of .parquet files, or a glob")
         if of_split := [path for path in paths if path.name.startswith(f"{config.split}-")]:
             paths = of_split
@@ -99,6 +104,12 @@ class ParquetRecords:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def stamps(self) -> np.ndarray:
+        return stamp(
+            (f"{self._field} {file_stamp(index.path, self.home)}", index.length)
+            for index in self._indices
+        )
 
     def record(self, index: int) -> Record:
         number = bisect.bisect_right(self._ends, index)

@@ -6,6 +6,10 @@ exactly where it stopped by one integer, the examples seen, and neither the batc
 number of processes is part of the order. Nor are items that cannot be read or are filtered out:
 whatever takes the place of one depends on the position alone, and comes from all over the source,
 so that what remains of it stays evenly drawn.
+
+In buckets of several shapes (`BucketedSource`) a batch is of one bucket, so the batch size is part
+of the order: batch k of a run takes the next items of the bucket that is due by its share, which
+follows from k alone. What an epoch of a bucket leaves over of a batch is the first of its next.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.sources import BadItem, FilteredItem, Item, Source
 from imagen_jax.errors import UserError
@@ -88,11 +93,12 @@ def batches(
     """The endless batches of one process, read ahead in threads or in worker processes.
 
     Args:
-      source: gives square pictures of side `image_size`.
+      source: gives square pictures of side `image_size`, or those of several buckets.
       batch_size: of the global batch.
-      image_size: side of the pictures.
+      image_size: side of the pictures; in buckets, of the square ones.
       seed: of the order, the flips and the crops.
-      start_index: examples seen so far by the run (all processes): the position of the first.
+      start_index: examples seen so far by the run (all processes): the position of the first. In
+        buckets the first batch is the one that this falls into.
       rows: which b rows of the global batch to read, see `BatchRows.local`; None: all of them.
       counted: `[b]` bool, the rows for which to count what is left out; None: all of them. (Where
         two processes read the same row, one counts.)
@@ -105,9 +111,10 @@ def batches(
 
     Returns:
       An endless iterator (`close()` ends its threads and workers) over dicts of `image`
-      `[b, S, S, 3]` uint8 (S is crop_size or image_size), `captions` (list of b strings) and
-      `left_out` (`bad` and `filtered`: how many items of each kind could not be read or were not
-      wanted, and gave their places to others), for the rows that count.
+      `[b, S, S, 3]` uint8 (S is crop_size or image_size; in buckets and without crops
+      `[b, H, W, 3]`, one shape a batch), `captions` (list of b strings) and `left_out` (`bad` and
+      `filtered`: how many items of each kind could not be read or were not wanted, and gave their
+      places to others), for the rows that count.
 
     Raises:
       UserError: sizes do not fit, a negative seed or position, an empty source, or
@@ -119,28 +126,28 @@ def batches(
         raise UserError(f"batch size {batch_size} must be at least 1")
     if start_index < 0:
         raise UserError(f"start_index is {start_index}; it must not be negative")
-    if not 0 <= crop_size <= image_size or (image_size - crop_size) % crop_multiple:
-        raise UserError(
-            f"crop size {crop_size} does not fit pictures of {image_size}; use one up to that, "
-            f"in steps of {crop_multiple}"
-        )
+    in_buckets = isinstance(source, BucketedSource)
+    for side in itertools.chain(*source.shapes) if in_buckets else (image_size,):
+        if not 0 <= crop_size <= side or (side - crop_size) % crop_multiple:
+            raise UserError(
+                f"crop size {crop_size} does not fit pictures of {side}; use one up to that, "
+                f"in steps of {crop_multiple}"
+            )
     rows = range(batch_size) if rows is None else rows
     counted = [True] * len(rows) if counted is None else counted
+    places = _BucketPlaces if in_buckets else _Places
     stream_of_rows = _Rows(
-        reader=_Reader(source, seed),
-        order=item_order(source, seed),
+        places=places(source, seed, batch_size, start_index, rows),
         seed=seed,
         flip=flip,
         crop_size=crop_size,
         crop_multiple=crop_multiple,
-        position=_positions(batch_size, start_index, rows),
     )
-    side = crop_size or image_size
     # Four batches ahead: enough for an uneven reader, little memory for large pictures.
     ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
     if num_threads < 1:
         ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    local = _Batches(stream_of_rows, counted, (side, side, 3))
+    local = _Batches(stream_of_rows, counted)
     stream = grain.MapDataset.source(local).to_iter_dataset(ahead)
     if num_workers:
         stream = stream.mp_prefetch(
@@ -159,23 +166,79 @@ def _ignore_signals(worker: int, count: int) -> None:
 def spread_items(source: Source, number: int) -> list[Item]:
     """Items evenly spread over the source (the first of an endless one), as training reads them.
 
-    Fewer where it has fewer.
+    Fewer where it has fewer. Of buckets, each gives its share, one after the other.
     """
+    if isinstance(source, BucketedSource):
+        numbers = collections.Counter(
+            source.nth_batch(k)[0] for k in range(min(number, len(source)))
+        )
+        return [
+            item
+            for bucket, count in sorted(numbers.items())
+            for item in spread_items(source.buckets[bucket], count)
+        ]
     reader = _Reader(source, seed=0)
     number = min(number, len(source))
     stride = 1 if source.endless else len(source) // number
     return [reader.read(place * stride, f"spread/{place}")[0] for place in range(number)]
 
 
-def _positions(batch_size: int, start: int, rows: Sequence[int]) -> Callable[[int], int]:
-    """From the number of a row of this process to its position in the run."""
-    rows = [int(row) for row in rows]
+class _Places:
+    """Which items the rows of this process hold.
 
-    def position(number: int) -> int:
-        step, within = divmod(number, len(rows))
-        return start + step * batch_size + rows[within]
+    Args:
+      source, seed: see `batches`.
+      batch_size: of the global batch.
+      start: position of the first row of the run.
+      rows: see `batches`.
+    """
 
-    return position
+    def __init__(self, source: Source, seed: int, batch_size: int, start: int, rows: Sequence[int]):
+        self._reader = _Reader(source, seed)
+        self._order = item_order(source, seed)
+        self._batch_size = batch_size
+        self._start = start
+        self._rows = [int(row) for row in rows]
+
+    def read(self, number: int) -> tuple[int, Item, LeftOut]:
+        """The position in the run of row `number` of this process, and its item."""
+        step, within = divmod(number, len(self._rows))
+        position = self._start + step * self._batch_size + self._rows[within]
+        return position, *self._reader.read(self._order(position), position)
+
+
+class _BucketPlaces:
+    """The same for a source in buckets."""
+
+    def __init__(
+        self, source: BucketedSource, seed: int, batch_size: int, start: int, rows: Sequence[int]
+    ):
+        self._source = source
+        self._readers = [_Reader(bucket, seed) for bucket in source.buckets]
+        self._orders = [item_order(bucket, seed) for bucket in source.buckets]
+        self._batch_size = batch_size
+        self._first_batch = start // batch_size
+        self._rows = [int(row) for row in rows]
+        # A rare bucket is first met late in a run: one that has nothing to give is told of now.
+        for bucket in range(len(source.buckets)):
+            self._read(bucket, 0, "start")
+
+    def read(self, number: int) -> tuple[int, Item, LeftOut]:
+        step, within = divmod(number, len(self._rows))
+        batch, row = self._first_batch + step, self._rows[within]
+        bucket, before = self._source.nth_batch(batch)
+        index = self._orders[bucket](before * self._batch_size + row)
+        position = batch * self._batch_size + row
+        return position, *self._read(bucket, index, position)
+
+    def _read(self, bucket: int, index: int, place: object) -> tuple[Item, LeftOut]:
+        try:
+            return self._readers[bucket].read(index, place)
+        except UserError as error:
+            raise UserError(
+                f"the bucket {self._source.aspects[bucket]} of config.data.aspect_buckets has no "
+                f"picture to give: {error}. Or leave the bucket out"
+            ) from error
 
 
 class _Reader:
@@ -238,28 +301,23 @@ class _Rows:
     def __init__(
         self,
         *,
-        reader: _Reader,
-        order: Callable[[int], int],
+        places: _Places | _BucketPlaces,
         seed: int,
         flip: bool,
         crop_size: int,
         crop_multiple: int,
-        position: Callable[[int], int],
     ):
-        self._reader = reader
-        self._order = order
+        self._places = places
         self._seed = seed
         self._flip = flip
         self._crop_size = crop_size
         self._crop_multiple = crop_multiple
-        self._position = position
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, str, LeftOut]:
-        position = self._position(row)
-        item, left_out = self._reader.read(self._order(position), position)
+        position, item, left_out = self._places.read(row)
         image, caption = item.image, item.caption
         if item.other_captions:
             draw = random.Random(f"caption/{self._seed}/{position}")
@@ -269,8 +327,11 @@ class _Rows:
             if self._flip and draw() < 0.5:
                 image = image[:, ::-1]
             if self._crop_size:
-                places = (image.shape[0] - self._crop_size) // self._crop_multiple + 1
-                top, left = (int(draw() * places) * self._crop_multiple for _ in range(2))
+                top, left = (
+                    int(draw() * ((side - self._crop_size) // self._crop_multiple + 1))
+                    * self._crop_multiple
+                    for side in image.shape[:2]
+                )
                 image = image[top : top + self._crop_size, left : left + self._crop_size]
         return image, caption, left_out
 
@@ -278,25 +339,26 @@ class _Rows:
 class _Batches:
     """The batches of this process, each read by one thread; `counted` is as in `batches`."""
 
-    def __init__(self, rows: _Rows, counted: Sequence[bool], shape: tuple[int, int, int]):
+    def __init__(self, rows: _Rows, counted: Sequence[bool]):
         self._rows = rows
         self._counted = counted
         self._size = len(counted)
-        self._shape = shape
 
     def __len__(self) -> int:
         return sys.maxsize // self._size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = np.empty((self._size, *self._shape), np.uint8)
-        captions = []
+        pictures, captions = None, []
         total = {"bad": collections.Counter(), "filtered": collections.Counter()}
         for i in range(self._size):
-            image[i], caption, left_out = self._rows[index * self._size + i]
+            image, caption, left_out = self._rows[index * self._size + i]
+            if pictures is None:
+                pictures = np.empty((self._size, *image.shape), np.uint8)
+            pictures[i] = image
             captions.append(caption)
             if not self._counted[i]:
                 continue
             for group, kinds in left_out.items():
                 total[group].update(kinds)
         left_out = {group: dict(kinds) for group, kinds in total.items()}
-        return {"image": image, "captions": captions, "left_out": left_out}
+        return {"image": pictures, "captions": captions, "left_out": left_out}

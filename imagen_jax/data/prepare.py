@@ -97,12 +97,15 @@ def plan_store(
 
 def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
     """What gives the records of a shard; see `prepare` for the arguments and errors."""
-    wanted = Wanted.of(config, image_size, has_score=bool(config.score_field))
+    wanted = Wanted.of(config, has_score=bool(config.score_field))
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
             results = _in_order(
-                pool, lambda i: _convert(records, i, wanted), range(start, stop), num_threads
+                pool,
+                lambda i: _convert(records, i, wanted, image_size),
+                range(start, stop),
+                num_threads,
             )
             for result in results:
                 if isinstance(result, BadItem):
@@ -133,7 +136,7 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
     return {"content": CONTENT, **values}
 
 
-def _convert(records: Records, index: int, wanted: Wanted) -> bytes | BadItem:
+def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> bytes | BadItem:
     from imagen_jax.data.images import decode_image
 
     try:
@@ -141,7 +144,9 @@ def _convert(records: Records, index: int, wanted: Wanted) -> bytes | BadItem:
         captions = wanted.captions(record)
         wanted.check_score(record)
         # The smallest size is the fastest check that the whole file can be read.
-        decode_image(record.image, 1, wanted.check_size)
+        decode_image(
+            record.image, 1, lambda *size: wanted.check_size(*size, (image_size, image_size))
+        )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:
         return error

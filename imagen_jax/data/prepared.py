@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import os
+from pathlib import Path
 
 import msgpack
+import numpy as np
 
 from imagen_jax.data.record_store import RecordError, RecordStore
-from imagen_jax.data.records import Record
+from imagen_jax.data.records import Record, stamp
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 
@@ -18,6 +20,10 @@ CONTENT = "pictures"
 class PreparedRecords:
     """The records of a store of pictures.
 
+    Attributes:
+      home: see `Records`.
+      skipped: nothing, as what could not be read was left out when the store was made.
+
     Raises:
       UserError: there is no complete store, or one of something else.
     """
@@ -25,7 +31,8 @@ class PreparedRecords:
     def __init__(self, path: str):
         if not path:
             raise UserError("config.data.path is empty; set it to what prepare_data wrote")
-        self._store = RecordStore(os.path.expanduser(path))
+        self.home = Path(os.path.expanduser(path))
+        self._store = RecordStore(self.home)
         content = self._store.manifest.meta.get("content")
         if content != CONTENT:
             raise UserError(f"config.data.path={path} is a store of {content!r}, not of pictures")
@@ -33,6 +40,9 @@ class PreparedRecords:
 
     def __len__(self) -> int:
         return len(self._store)
+
+    def stamps(self) -> np.ndarray:
+        return stamp((shard.sha256, shard.count) for shard in self._store.manifest.shards)
 
     def record(self, index: int) -> Record:
         try:

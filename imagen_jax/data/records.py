@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import glob
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from imagen_jax.config import DataConfig, SourceConfig
-from imagen_jax.data.images import decode_image
+from imagen_jax.data.images import decode_crop
 from imagen_jax.data.sources import BadItem, FilteredItem, Item, unknown_source
 from imagen_jax.errors import UserError
 
@@ -64,22 +66,31 @@ class Records(Protocol):
         """The record at `index` in [0, len). Raises BadItem."""
         ...
 
+    @property
+    def home(self) -> Path:
+        """The folder that the files lie in."""
+        ...
+
+    def stamps(self) -> np.ndarray:
+        """`[len]` uint64: for each record, what changes when its picture may have; see `stamp`."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
     """Which pictures and captions are wanted; 0 and None: any. See DataConfig."""
 
-    min_pixels: float = 0.0
+    min_side: float = 0.0
     max_aspect: float = 0.0
     min_caption_length: int = 0
     max_caption_length: int = 0
     min_score: float | None = None
 
     @classmethod
-    def of(cls, config: DataConfig, image_size: int, has_score: bool) -> Wanted:
-        """The filters of the config for a stage that draws pictures of `image_size`."""
+    def of(cls, config: DataConfig, has_score: bool) -> Wanted:
+        """The filters of the config."""
         return cls(
-            min_pixels=config.min_side * image_size,
+            min_side=config.min_side,
             max_aspect=config.max_aspect,
             min_caption_length=config.min_caption_length,
             max_caption_length=config.max_caption_length,
@@ -106,10 +117,10 @@ class Wanted:
             has_none = record.score is None or record.score != record.score
             raise FilteredItem(record.key, "no score" if has_none else "score too low")
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raises FilteredItem for a picture too small or too long."""
+    def check_size(self, width: int, height: int, shape: tuple[int, int]) -> None:
+        """Raises FilteredItem for a picture too small for `shape` (H, W), or too long."""
         short, long = sorted((width, height))
-        if short < self.min_pixels:
+        if height < self.min_side * shape[0] or width < self.min_side * shape[1]:
             raise FilteredItem(f"{width}x{height}", "picture too small")
         if self.max_aspect and long > self.max_aspect * short:
             raise FilteredItem(f"{width}x{height}", "picture too long or too wide")
@@ -128,11 +139,16 @@ class DecodedRecords:
         return len(self.records)
 
     def item(self, index: int) -> Item:
+        return self.item_of_shape(index, (self.image_size, self.image_size))
+
+    def item_of_shape(self, index: int, shape: tuple[int, int]) -> Item:
+        """The item at `index`, its picture cut to `shape` (H, W). Raises BadItem."""
         record = self.records.record(index)
         captions = self.wanted.captions(record)
         self.wanted.check_score(record)
+        check_size = functools.partial(self.wanted.check_size, shape=shape)
         try:
-            image = decode_image(record.image, self.image_size, self.wanted.check_size)
+            image = decode_crop(record.image, *shape, check_size)
         except FilteredItem:
             raise
         except BadItem as error:
@@ -163,12 +179,22 @@ class SplitRecords:
         return held_out if self.split == "held_out" else whole - held_out
 
     def record(self, index: int) -> Record:
-        if len(self.records) >= HELD_OUT_MINIMUM:
-            if self.split == "held_out":
-                index = index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
-            else:
-                index += index // (HELD_OUT_EVERY - 1)
-        return self.records.record(index)
+        return self.records.record(self._place(index))
+
+    @property
+    def home(self) -> Path:
+        return self.records.home
+
+    def stamps(self) -> np.ndarray:
+        return self.records.stamps()[self._place(np.arange(len(self)))]
+
+    def _place(self, index: Any) -> Any:
+        """Where items of this side lie in the whole: of one index, or an array of them."""
+        if len(self.records) < HELD_OUT_MINIMUM:
+            return index
+        if self.split == "held_out":
+            return index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
+        return index + index // (HELD_OUT_EVERY - 1)
 
 
 def load_records(config: SourceConfig, split: str | None) -> Records:
@@ -239,6 +265,39 @@ def find_files(path: str, suffix: str, what: str) -> list[Path]:
         missing = f"holds no *{suffix} files" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.path={path} {missing}; set it to {what}")
     return found
+
+
+def home_of(path: str) -> Path:
+    """The folder that a config's `path` (a folder, a file or a glob) names."""
+    found = Path(os.path.expanduser(path))
+    return found if found.is_dir() else found.parent
+
+
+def file_stamp(path: Path, home: Path) -> str:
+    """Text that changes when a file does, but not when its whole folder is moved."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{os.path.relpath(path, home)} is gone"
+    return f"{os.path.relpath(path, home)} {status.st_size} {status.st_mtime_ns}"
+
+
+def stamp(parts: Iterable[tuple[str, int]]) -> np.ndarray:
+    """A `[N]` uint64 number for each of the N records of parts, alike only by accident.
+
+    Args:
+      parts: a text that changes when the part does, and the number of its records.
+    """
+    stamps = []
+    for text, count in parts:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        # The finalizer of SplitMix64: a permutation of the 64-bit integers.
+        bits = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        bits += np.frombuffer(digest, "<u8")
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        stamps.append(bits ^ (bits >> np.uint64(31)))
+    return np.concatenate(stamps) if stamps else np.zeros(0, np.uint64)
 
 
 def clean_caption(value: str | bytes) -> str:

@@ -98,7 +98,7 @@ def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: i
         return EmojiSource(part.path, split, image_size)
     from imagen_jax.data.records import DecodedRecords, Wanted, load_records
 
-    wanted = Wanted.of(config, image_size, has_score=bool(part.score_field))
+    wanted = Wanted.of(config, has_score=bool(part.score_field))
     return DecodedRecords(load_records(part, split), image_size, wanted)
 
 

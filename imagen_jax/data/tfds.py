@@ -14,7 +14,15 @@ import numpy as np
 
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.offsets import Table, load_indices, read_range
-from imagen_jax.data.records import Record, captions_of, choose_image_field, score_of
+from imagen_jax.data.records import (
+    Record,
+    captions_of,
+    choose_image_field,
+    file_stamp,
+    home_of,
+    score_of,
+    stamp,
+)
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 
@@ -34,6 +42,7 @@ class TfdsRecords:
         ("train+restval", also "train[:1000]" where the files are not TFRecord).
 
     Attributes:
+      home: see `Records`.
       skipped: files that are cut short or unreadable.
 
     Raises:
@@ -50,6 +59,7 @@ class TfdsRecords:
                 "directory of a version, such as ~/tensorflow_datasets/coco_captions/2014/1.1.0"
             )
         builder = tfds.builder_from_directory(directory)
+        self.home = home_of(config.path)
         self._init(config, builder)
 
     def _init(self, config: SourceConfig, builder: Any) -> None:
@@ -74,6 +84,16 @@ class TfdsRecords:
 
     def __len__(self) -> int:
         return len(self._source if self._tfrecords is None else self._tfrecords)
+
+    def stamps(self) -> np.ndarray:
+        if self._tfrecords is not None:
+            parts = self._tfrecords.parts(self.home)
+        else:
+            # Which file an example lies in only the reader knows.
+            files = sorted(path for path in self.home.iterdir() if path.is_file())
+            text = " ".join([self._config.split, *(file_stamp(file, self.home) for file in files)])
+            parts = [(text, len(self))]
+        return stamp((f"{self._field} {text}", count) for text, count in parts)
 
     def record(self, index: int) -> Record:
         key = f"{self._config.split}[{index}]"
@@ -108,6 +128,9 @@ class _TfRecords:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def parts(self, home: Path) -> list[tuple[str, int]]:
+        return [(file_stamp(index.path, home), index.length) for index in self._indices]
 
     def read(self, index: int) -> bytes:
         number = bisect.bisect_right(self._ends, index)

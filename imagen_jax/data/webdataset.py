@@ -18,8 +18,17 @@ import numpy as np
 
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.folder import EXTENSIONS
-from imagen_jax.data.offsets import Table, load_indices, read_range
-from imagen_jax.data.records import Record, captions_of, clean_caption, find_files, score_of
+from imagen_jax.data.offsets import Index, Table, load_indices, read_range
+from imagen_jax.data.records import (
+    Record,
+    captions_of,
+    clean_caption,
+    file_stamp,
+    find_files,
+    home_of,
+    score_of,
+    stamp,
+)
 from imagen_jax.data.sources import BadItem
 
 # Offset and size of the picture, of the .txt and of the .json; size -1: there is none.
@@ -38,6 +47,7 @@ class TarRecords:
         JSON.
 
     Attributes:
+      home: see `Records`.
       skipped: items without a picture or caption, shards cut short or unreadable.
 
     Raises:
@@ -47,6 +57,8 @@ class TarRecords:
     def __init__(self, config: SourceConfig):
         paths = find_files(config.path, ".tar", "a folder of .tar shards, or a glob of them")
         extension = config.image_field.lstrip(".").lower()
+        self.home = home_of(config.path)
+        self._extension = extension
         self._fields = config.caption_fields
         self._score_field = config.score_field
         self._indices, unreadable = load_indices(
@@ -74,10 +86,24 @@ class TarRecords:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def record(self, index: int) -> Record:
+    def stamps(self) -> np.ndarray:
+        return stamp(
+            (f"{self._extension} {file_stamp(index.path, self.home)}", index.length)
+            for index in self._indices
+        )
+
+    def head(self, index: int, size: int) -> bytes:
+        shard, within = self._find(index)
+        offset, whole, *_ = shard.row(within)
+        return read_range(shard.path, offset, min(size, whole))
+
+    def _find(self, index: int) -> tuple[Index, int]:
         number = bisect.bisect_right(self._ends, index)
         shard = self._indices[number]
-        within = index - (self._ends[number] - shard.length)
+        return shard, index - (self._ends[number] - shard.length)
+
+    def record(self, index: int) -> Record:
+        shard, within = self._find(index)
         image, image_size, text, text_size, data, data_size = shard.row(within)
         key = f"{shard.path.name}[{within}]"
         values = {}

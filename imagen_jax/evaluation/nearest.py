@@ -55,7 +55,7 @@ def load_training_pictures(data: DataConfig, most: int = MOST_PICTURES) -> Train
 
 def nearest(picture: np.ndarray, training: TrainingPictures) -> Neighbour:
     """The training picture nearest to `[H, W, 3]` uint8 in pixels at `SIDE`."""
-    small = resize_uint8(picture, SIDE).reshape(-1).astype(np.float32)
+    small = resize_uint8(picture, SIDE, SIDE).reshape(-1).astype(np.float32)
     squares = np.square(training.values - small).mean(axis=1)
     row = int(squares.argmin())
     return Neighbour(int(training.items[row]), float(np.sqrt(squares[row])))

@@ -93,7 +93,7 @@ def read_scene(image: np.ndarray) -> SeenScene:
             f"{image.shape[0]}x{image.shape[1]}"
         )
     if image.shape[0] > _READ_AT:
-        image = resize_uint8(image, _READ_AT)
+        image = resize_uint8(image, _READ_AT, _READ_AT)
     pixels = image.astype(np.float32)
     ground, noise = _background(pixels)
     ink = pixels - ground

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.config import ModelConfig
+from imagen_jax.config import ModelConfig, level_stride, total_stride
 from imagen_jax.errors import UserError
 from imagen_jax.models import efficient_unet, unet
 from imagen_jax.models.initialization import draw_kernels
@@ -19,18 +17,6 @@ from imagen_jax.types import Array, Params, TextCond
 # Attention keeps a number for each pair of pixels and head, in float32. Beyond this much for a
 # single picture (64x64 pixels with 8 heads take 0.5 GiB) no device trains it.
 MAX_ATTENTION_BYTES = 2 * 2**30
-
-
-def level_stride(config: ModelConfig, level: int) -> int:
-    """The factor between the resolution of the picture and that of a level."""
-    if config.kind == "unet":
-        return config.patch_size * 2**level
-    return config.patch_size * math.prod(config.strides[: level + 1])
-
-
-def total_stride(config: ModelConfig) -> int:
-    """The factor between the resolution of the picture and the network's lowest."""
-    return level_stride(config, len(config.channels) - 1)
 
 
 def build_model(

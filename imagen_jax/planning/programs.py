@@ -212,7 +212,12 @@ def _sampler(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, An
         ),
         leaf((low, low, 3), jnp.float32) if low else None,
     )
-    static = {"model": model, "diffusion": stage.diffusion, "resolution": stage.resolution}
+    static = {
+        "model": model,
+        "diffusion": stage.diffusion,
+        "resolution": stage.resolution,
+        "shape": (stage.resolution, stage.resolution),
+    }
     program = sampler_program(mesh.devices.flat[0])
     flops = matrix_flops(lambda *args: program(*args, **static), params, *inputs)
     facts = Facts(

@@ -12,6 +12,7 @@
     settings = {"base": dataclasses.replace(cascade.settings("base"), guidance_weight=5.0)}
     cascade("a blue square", stages=["base"], settings=settings)
     cascade("a blue square", start_image="mine.png")  # super-resolution of one's own picture
+    cascade("a blue square", aspect="3:2")            # if trained with data.aspect_buckets
 
 Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
 not on the other prompts, the number of pictures or the batch size (to the rounding of sums).
@@ -21,7 +22,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +35,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from imagen_jax.config import SampleConfig, StageConfig
-from imagen_jax.data.images import crop_square, decode_image, over_white, resize_uint8
+from imagen_jax.config import SQUARE, SampleConfig, StageConfig, parse_aspect
+from imagen_jax.data.images import (
+    crop_to_aspect,
+    decode_crop,
+    over_white,
+    resize_uint8,
+    upright_size,
+)
 from imagen_jax.data.sources import BadItem
 from imagen_jax.errors import UserError
 from imagen_jax.models import build_model, init_params
@@ -131,6 +140,7 @@ class Cascade:
         seed: int = 0,
         stages: Sequence[str] | None = None,
         start_image: Any = None,
+        aspect: str = SQUARE,
         settings: Mapping[str, SampleConfig] | None = None,
         batch_size: int | None = None,
         progress: bool = False,
@@ -145,15 +155,16 @@ class Cascade:
           stages: consecutive stages to run, in order; default: all that have weights, those after
             the base if there is a `start_image`.
           start_image: a file, a PIL image or `[H, W, 3]` uint8 for the first (super-resolution)
-            stage; cut to a centred square and resized to the stage's low resolution unless it has
-            that size.
+            stage; cut around its centre to `aspect` and resized to the stage's low resolution
+            unless it has that size.
+          aspect: width to height, one of those that the stages were trained in.
           settings: by stage; default: those of the configuration.
           batch_size: pictures at once; default: about a megapixel.
           progress: show a bar.
 
         Raises:
           UserError: any of these out of range, stages that do not fit together, an unreadable
-            picture.
+            picture, an aspect ratio that a stage was not trained in.
         """
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         _check_request(prompts, num_images, seed, batch_size)
@@ -162,22 +173,24 @@ class Cascade:
         if unknown:
             raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(stages)}")
         used = {name: (settings or {}).get(name, self.settings(name)) for name in stages}
+        shapes = self.shapes(stages, aspect)
         programs = {name: make_settings(config, name) for name, config in used.items()}
         seeds = tuple(range(seed, seed + num_images))
         total = len(prompts) * num_images
         low_res = None
         if start_image is not None:
-            side = self.artefact.config.stages[stages[0]].low_resolution
-            low_res = np.broadcast_to(low_res_picture(start_image, side), (total, side, side, 3))
+            first = self.artefact.config.stages[stages[0]]
+            height, width = (
+                side * first.low_resolution // first.resolution for side in shapes[stages[0]]
+            )
+            picture = low_res_picture(start_image, height, width)
+            low_res = np.broadcast_to(picture, (total, height, width, 3))
 
         text = self.encode(prompts)
         row_prompt = np.repeat(np.arange(len(prompts)), num_images)
         row_seed = np.tile(np.asarray(seeds, np.uint32), len(prompts))
         drawn = {}
-        costs = {
-            name: used[name].num_steps * self.artefact.config.stages[name].resolution ** 2
-            for name in stages
-        }
+        costs = {name: used[name].num_steps * math.prod(shapes[name]) for name in stages}
         with _progress_bar(total * sum(costs.values()), disable=not progress) as bar:
             for name in stages:
                 size = min(batch_size or self.default_batch_size(name), total)
@@ -194,6 +207,7 @@ class Cascade:
                         row_seed[rows],
                         programs[name],
                         None if low_res is None else low_res[rows],
+                        shapes[name],
                     )
                     kept = min(size, total - start)
                     pictures.append(batch[:kept])
@@ -204,9 +218,39 @@ class Cascade:
             images=drawn,
             prompts=prompts,
             seeds=seeds,
+            aspect=aspect,
             settings=used,
             weights={name: self.artefact.stages[name].sha256 for name in stages},
         )
+
+    def shapes(self, stages: Sequence[str], aspect: str) -> dict[str, tuple[int, int]]:
+        """The shape (H, W) of each stage's pictures of an aspect ratio, such as "3:2".
+
+        Raises:
+          UserError: it is none, a stage was not trained in it, or the stages do not fit together.
+        """
+        config = self.artefact.config
+        width, height = parse_aspect(aspect, "the aspect ratio")
+        aspect, shapes = f"{width}:{height}", {}
+        for name in stages:
+            side = config.stages[name].resolution
+            trained = self.artefact.stages[name].training.get("shapes", {SQUARE: (side, side)})
+            if aspect not in trained:
+                raise UserError(
+                    f"stage {name!r} was not trained on pictures of {aspect} (width:height), only "
+                    f"on {', '.join(trained)}; config.data.aspect_buckets says which"
+                )
+            shapes[name] = tuple(trained[aspect])
+        for small, large in itertools.pairwise(stages):
+            low, high = config.stages[large].low_resolution, config.stages[large].resolution
+            if tuple(side * low // high for side in shapes[large]) != shapes[small]:
+                raise UserError(
+                    f"stages {small!r} and {large!r} were trained with other "
+                    f"config.data.aspect_buckets or strides: at {aspect} the one draws "
+                    f"{shapes[small][1]}x{shapes[small][0]} pixels, the other "
+                    f"{shapes[large][1]}x{shapes[large][0]}"
+                )
+        return shapes
 
     def chain(self, stages: Sequence[str] | None, has_picture: bool) -> list[str]:
         """The stages that a call with these `stages` runs, in order.
@@ -270,8 +314,9 @@ class Cascade:
         seeds: np.ndarray,
         settings: SampleSettings,
         low_res: np.ndarray | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> np.ndarray:
-        """One picture of one stage for each row; compiled once per batch size and stage.
+        """One picture of one stage for each row; compiled once per batch size, stage and shape.
 
         Args:
           name: a stage that has weights.
@@ -279,6 +324,7 @@ class Cascade:
           seeds: `[B]` uint32; what a picture draws at random follows from its seed alone.
           settings: see `make_settings`.
           low_res: `[B, h, w, 3]` uint8 at the stage's low resolution, for super-resolution.
+          shape: (H, W); default: the square of the stage's resolution.
 
         Returns: `[B, H, W, 3]` uint8.
 
@@ -294,6 +340,7 @@ class Cascade:
             picture_keys(seeds, list(config.ordered_stages()).index(name)),
             settings,
             None if low_res is None else normalize_image(jnp.asarray(low_res)),
+            shape,
         )
         if not bool(jnp.isfinite(x).all()):
             raise UserError(
@@ -326,10 +373,10 @@ class Cascade:
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def low_res_picture(picture: Any, side: int) -> np.ndarray:
-    """`picture` (see `Cascade.__call__`) as `[side, side, 3]` uint8.
+def low_res_picture(picture: Any, height: int, width: int) -> np.ndarray:
+    """`picture` (see `Cascade.__call__`) as `[height, width, 3]` uint8.
 
-    Files are read as training reads them: upright, transparency over white, the centred square.
+    Files are read as training reads them: upright, transparency over white, cut around the centre.
 
     Raises:
       UserError: a missing or unreadable file, an array of another kind.
@@ -342,25 +389,28 @@ def low_res_picture(picture: Any, side: int) -> np.ndarray:
             raise UserError(f"start image {path} does not exist")
         data = path.read_bytes()
         try:
-            square = decode_image(data, side)
+            cut = decode_crop(data, height, width)
         except BadItem as error:
             raise UserError(f"start image {path} cannot be read as a picture: {error}") from error
         with Image.open(io.BytesIO(data)) as image:
-            _warn_if_cut(*image.size)
-        return square
+            _warn_if_cut(upright_size(image), height, width)
+        return cut
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise UserError(
                 f"a start image is [H, W, 3] uint8, not {list(picture.shape)} {picture.dtype}"
             )
         picture = Image.fromarray(picture)
-    _warn_if_cut(*picture.size)
-    return resize_uint8(np.asarray(crop_square(over_white(picture))), side)
+    _warn_if_cut(picture.size, height, width)
+    cut = crop_to_aspect(over_white(picture), height, width)
+    return resize_uint8(np.asarray(cut), height, width)
 
 
-def _warn_if_cut(width: int, height: int) -> None:
-    if width != height:
-        logger.warning("the start image is %dx%d pixels; its centred square is used", width, height)
+def _warn_if_cut(size: tuple[int, int], height: int, width: int) -> None:
+    if size[0] * height == size[1] * width:
+        return
+    part = "its centred square" if height == width else f"the middle of it, {width}:{height},"
+    logger.warning("the start image is %dx%d pixels; %s is used", *size, part)
 
 
 def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:

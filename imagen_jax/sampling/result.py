@@ -22,6 +22,7 @@ class Result:
       images: by stage, `[P * N, H, W, 3]` uint8: all N pictures of the first prompt first.
       prompts: the P prompts.
       seeds: the N seeds, the same for every prompt.
+      aspect: width to height of the pictures, such as "3:2".
       settings: by stage.
       weights: by stage, sha256 of the weights file.
     """
@@ -29,6 +30,7 @@ class Result:
     images: dict[str, np.ndarray]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
+    aspect: str
     settings: dict[str, SampleConfig]
     weights: dict[str, str]
 
@@ -46,6 +48,7 @@ class Result:
         return {
             "software": f"imagen_jax {imagen_jax.__version__}",
             "stage": stage,
+            "aspect": self.aspect,
             "settings": {name: dataclasses.asdict(self.settings[name]) for name in stages},
             "weights": {name: self.weights[name] for name in stages},
         }

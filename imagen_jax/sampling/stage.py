@@ -82,11 +82,12 @@ def sample_stage(
     keys: Array,
     settings: SampleSettings,
     low_res: Array | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Array:
     """Draws one picture per row of `text`.
 
-    Compiled once per model, stage, batch size and static settings. It has compiler options of its
-    own, so it cannot be called inside another `jax.jit` on a CPU.
+    Compiled once per model, stage, batch size, shape and static settings. It has compiler options
+    of its own, so it cannot be called inside another `jax.jit` on a CPU.
 
     Args:
       model: the network of `stage`.
@@ -98,6 +99,8 @@ def sample_stage(
       low_res: `[B, h, w, 3]` float32 clean pictures in [-1, 1] at `stage.low_resolution`, for a
         super-resolution stage. Noise of level `settings.aug_level` is added once, at this
         resolution, before it is up-sampled (Imagen section 2.4).
+      shape: (H, W) of the pictures; default: the square of the stage's resolution. `low_res` is
+        smaller by the factor of the stage.
 
     Returns:
       `[B, H, W, 3]` float32, x_hat of the last step; in [-1, 1] unless thresholding is "none".
@@ -107,12 +110,15 @@ def sample_stage(
     """
     low = stage.low_resolution
     batch = text.mask.shape[0]
-    if low and (low_res is None or low_res.shape != (batch, low, low, 3)):
-        given = "none is given" if low_res is None else f"shape {low_res.shape} is given"
-        raise UserError(
-            f"this super-resolution stage needs {batch} low-resolution pictures of {low}x{low}x3; "
-            f"{given}"
-        )
+    shape = shape or (stage.resolution, stage.resolution)
+    if low:
+        height, width = (side * low // stage.resolution for side in shape)
+        if low_res is None or low_res.shape != (batch, height, width, 3):
+            given = "none is given" if low_res is None else f"shape {low_res.shape} is given"
+            raise UserError(
+                f"this super-resolution stage needs {batch} low-resolution pictures of "
+                f"{height}x{width}x3; {given}"
+            )
     if not low and low_res is not None:
         raise UserError("a base stage takes no low-resolution picture")
     return sampler_program()(
@@ -124,6 +130,7 @@ def sample_stage(
         model=model,
         diffusion=stage.diffusion,
         resolution=stage.resolution,
+        shape=shape,
     )
 
 
@@ -140,7 +147,7 @@ def sampler_program(device: jax.Device | None = None) -> Callable[..., Array]:
     """
     return jax.jit(
         _sample,
-        static_argnames=("model", "diffusion", "resolution"),
+        static_argnames=("model", "diffusion", "resolution", "shape"),
         compiler_options=compiler_options(device or jax.devices()[0]),
     )
 
@@ -155,6 +162,7 @@ def _sample(
     model: nn.Module,
     diffusion: DiffusionConfig,
     resolution: int,
+    shape: tuple[int, int],
 ) -> Array:
     doubled = _interleave if settings.guided else lambda a, b: a
     features = project_text(model, params, jax.tree.map(doubled, text, null_text(text)))
@@ -163,7 +171,7 @@ def _sample(
         eps = samplers.draw_noise(keys, LOW_RES_NOISE, low_res.shape[1:])
         aug_level = jnp.broadcast_to(settings.aug_level, (low_res.shape[0],))
         noisy = augmentation.noise_low_res(low_res, aug_level, eps)
-        noisy = augmentation.upsample(noisy, resolution // low_res.shape[1])
+        noisy = augmentation.upsample(noisy, shape[0] // low_res.shape[1])
         condition = {
             "low_res": doubled(noisy, noisy),
             "aug_level": doubled(aug_level, aug_level),
@@ -181,7 +189,7 @@ def _sample(
             x_hat, settings.threshold, settings.percentile, settings.threshold_cap
         )
 
-    z_1 = samplers.draw_noise(keys, INITIAL_NOISE, (resolution, resolution, 3))
+    z_1 = samplers.draw_noise(keys, INITIAL_NOISE, (*shape, 3))
     return samplers.sample(
         denoise,
         z_1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
+from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.pipeline import LeftOut
+from imagen_jax.data.sources import Source
 from imagen_jax.errors import UserError
+from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.text.encoder import TextSource
@@ -63,17 +66,44 @@ def device_batches(
             ready = following
 
 
-def abstract_batch(stage: StageConfig, encoder: TextSource, mesh: Mesh) -> Batch:
-    """The shapes and shardings of a training batch."""
+def picture_shapes(stage: StageConfig, source: Source) -> list[tuple[int, int]]:
+    """The shapes (H, W) of the batches that a stage is trained on: one but for whole buckets."""
+    size = stage.train.crop_size or stage.resolution
+    if isinstance(source, BucketedSource) and not stage.train.crop_size:
+        return list(source.shapes)
+    return [(size, size)]
+
+
+def check_same_buckets(sources: Sequence[Source | None], agreement: Agreement) -> None:
+    """Raises UserError unless all processes have the same pictures in the same buckets."""
+    here = [source.digest for source in sources if isinstance(source, BucketedSource)]
+    if not here:
+        return
+    for process, other in enumerate(digests := agreement.gather(here)):
+        if other != digests[0]:
+            raise UserError(
+                f"process {process} has other pictures, or of other sizes, than process 0: give "
+                "all the same copy of the data, and remove the folder .imagen_jax in it"
+            )
+
+
+def abstract_batch(
+    stage: StageConfig, encoder: TextSource, mesh: Mesh, shape: tuple[int, int] | None = None
+) -> Batch:
+    """The shapes and shardings of a training batch of pictures of `shape` (H, W).
+
+    By default of what a stage without buckets is trained on.
+    """
     sharding = batch_sharding(mesh)
     size = stage.train.crop_size or stage.resolution
+    height, width = shape or (size, size)
     count, length = stage.train.batch_size, encoder.max_length
 
     def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     return Batch(
-        image=leaf((count, size, size, 3), jnp.uint8),
+        image=leaf((count, height, width, 3), jnp.uint8),
         text=TextCond(
             tokens=leaf((count, length, encoder.dim), jnp.float32),
             mask=leaf((count, length), jnp.bool_),

@@ -25,7 +25,9 @@ from imagen_jax.training.step import make_loss
 from imagen_jax.types import Array, Params, TextCond
 
 
-def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -> int:
+def model_flops_per_image(
+    stage: StageConfig, text_dim: int, text_length: int, shape: tuple[int, int] | None = None
+) -> int:
     """Matrix FLOPs that one picture costs a training step, forward and backward.
 
     Counted on the plain network: what rematerialisation computes twice counts once, as is usual
@@ -36,6 +38,7 @@ def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -
       stage: its network, resolution and crops.
       text_dim: D of the text encoder.
       text_length: tokens of a caption, padding included.
+      shape: (H, W) of the picture; by default what a stage without buckets is trained on.
     """
     plain = dataclasses.replace(stage.model, scan_blocks=False, remat=())
     model = build_model(
@@ -52,7 +55,7 @@ def model_flops_per_image(stage: StageConfig, text_dim: int, text_length: int) -
     side = stage.train.crop_size or stage.resolution
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda k: init_params(model, k), key)
-    x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *(shape or (side, side)), 3), jnp.float32)
     text = TextCond(
         tokens=jax.ShapeDtypeStruct((1, text_length, text_dim), jnp.float32),
         mask=jax.ShapeDtypeStruct((1, text_length), jnp.bool_),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import signal
 import threading
@@ -18,8 +19,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import CascadeConfig, StageConfig
+from imagen_jax.data.buckets import BucketedSource, load_stage_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.sources import load_source
 from imagen_jax.files import explain_full_disk
 from imagen_jax.models import build_model
 from imagen_jax.parallel.agreement import Agreement
@@ -103,13 +104,17 @@ def train_stage(
     )
     optimizer = make_optimizer(train)
     abstract = abstract_state(model, optimizer, mesh)
-    source = load_source(config.data, "train", stage.resolution)
+    source = load_stage_source(config, name, "train")
+    shapes = feed.picture_shapes(stage, source)
     validation = Validation(config, name, model, encoder, mesh, source)
+    feed.check_same_buckets([source, validation.source], agreement)
     if not source.endless:
         check_covers(encoder, "train", len(source), "the training data has")
 
     key = jax.jit(lambda: stage_key(config, name), out_shardings=replicated(mesh))()
     tell(summary.describe(name, stage, mesh, abstract))
+    if isinstance(source, BucketedSource):
+        tell(f"  buckets     {source.describe()}")
     tell(f"  held out    {validation.note}")
 
     directory = workdir / name
@@ -152,14 +157,25 @@ def train_stage(
 
         # --- compile --------------------------------------------------------------------------
         with goodput.during("compile"):
-            step_program = unless_stopped(
-                vote,
-                lambda: compile_step(config, name, model, optimizer, abstract, encoder, mesh, key),
+            compile_for = functools.partial(
+                compile_step, config, name, model, optimizer, abstract, encoder, mesh, key
             )
-        if step_program is None:
+            step_programs = unless_stopped(
+                vote, lambda: {shape: compile_for(shape) for shape in shapes}
+            )
+        if step_programs is None:
             return stop.received
-        needed = step_program.memory_analysis().temp_size_in_bytes
-        image_flops = model_flops_per_image(stage, encoder.dim, encoder.max_length)
+        needed = max(
+            program.memory_analysis().temp_size_in_bytes for program in step_programs.values()
+        )
+        flops_of = {
+            shape: model_flops_per_image(stage, encoder.dim, encoder.max_length, shape)
+            for shape in shapes
+        }
+        # Of several shapes the mean, by their shares.
+        image_flops = flops_of[shapes[0]]
+        if len(shapes) > 1:
+            image_flops = round(source.mean(flops_of))
         tell(
             f"  compiled    in {goodput.seconds('compile'):.0f} s; the step needs "
             f"{summary.human_bytes(needed)} per device beside the state\n"
@@ -242,7 +258,7 @@ def train_stage(
             window.data_wait += time.perf_counter() - wait_start
             left_out_items.add(left_out, len(rows.local))
             with profile.step(step + 1):
-                state, metrics = step_program(state, batch, key)
+                state, metrics = step_programs[batch.image.shape[1:3]](state, batch, key)
             profile.dispatched(metrics)
             step += 1
             progress.examples_seen += train.batch_size
@@ -330,10 +346,14 @@ def compile_step(
     encoder: TextSource,
     mesh: Mesh,
     key: Array,
+    shape: tuple[int, int] | None = None,
 ) -> jax.stages.Compiled:
-    """The train step as a program for this mesh; it cannot be recompiled by accident."""
+    """The train step as a program for this mesh; it cannot be recompiled by accident.
+
+    For pictures of `shape` (H, W), by default those of a stage without buckets.
+    """
     stage = config.stages[name]
-    batch = feed.abstract_batch(stage, encoder, mesh)
+    batch = feed.abstract_batch(stage, encoder, mesh, shape)
     lowered = lower_step(stage, model, optimizer, abstract, batch, mesh, key)
     return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
 

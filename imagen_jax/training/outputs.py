@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, to_json_dict
+from imagen_jax.config import CascadeConfig, stage_shapes, to_json_dict
 from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.sampling import artefact
@@ -45,6 +45,8 @@ def export_ema(
         "batch_size": config.stages[name].train.batch_size,
         "loss": saved.progress.last_loss,
     }
+    if config.data.aspect_buckets:
+        training["shapes"] = stage_shapes(config, name)
     artefact.save_stage(
         directory / "ema", name, config, ema, training, encoder.identity, encoder.tokenizer_hash
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,7 +14,7 @@ from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import spread_items
-from imagen_jax.data.sources import Source
+from imagen_jax.data.sources import Item, Source
 from imagen_jax.diffusion import augmentation, process, schedules
 from imagen_jax.models import apply_model, project_text
 from imagen_jax.parallel.mesh import replicated
@@ -51,29 +53,53 @@ class Previews:
         seed: int,
     ):
         self._stage, self._model, self._mesh, self._key = stage, model, mesh, key
+        self._parts: list[_Part] = []
+        number = 0
         items = spread_items(source, NUM_PICTURES)
-        self._seeds = replicate(np.int32(seed) + np.arange(len(items), dtype=np.int32), mesh)
-        self._captions = [item.caption for item in items]
-        image = np.stack([item.image for item in items])
-
-        def everywhere(array: np.ndarray) -> Array:
-            return replicate(array, mesh)
-
-        text = encoder.embed(encoder.prepare(self._captions), everywhere)
-        self._batch = Batch(image=everywhere(image), text=text)
+        for _, group in itertools.groupby(items, lambda item: item.image.shape):
+            part = list(group)
+            seeds = np.int32(seed) + np.arange(number, number + len(part), dtype=np.int32)
+            self._parts.append(_make_part(part, seeds, encoder, mesh))
+            number += len(part)
         grid = make_x_hat_grid(stage, model)
         self._grid = jax.jit(grid, out_shardings=replicated(mesh))
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:
-        """The pictures "x_hat" and "samples", `[H, W, 3]` uint8, for `params` (the EMA)."""
-        x_hat = np.asarray(self._grid(params, self._batch, self._key))
-        samples = sample_batch(self._stage, self._model, params, self._batch, self._seeds)
-        # Every process reads the result.
-        samples = np.asarray(jax.device_put(samples, replicated(self._mesh)))
-        return {
-            "x_hat": tile(x_hat),
-            "samples": labelled_grid(samples[:, None], self._captions),
-        }
+        """The pictures "x_hat" and "samples", `[H, W, 3]` uint8, for `params` (the EMA).
+
+        Where there are several shapes the names end with the width and height, as "x_hat_80x56".
+        """
+        pictures = {}
+        for part in self._parts:
+            height, width = part.batch.image.shape[1:3]
+            name = f"_{width}x{height}" if len(self._parts) > 1 else ""
+            x_hat = np.asarray(self._grid(params, part.batch, self._key))
+            samples = sample_batch(self._stage, self._model, params, part.batch, part.seeds)
+            # Every process reads the result.
+            samples = np.asarray(jax.device_put(samples, replicated(self._mesh)))
+            pictures[f"x_hat{name}"] = tile(x_hat)
+            pictures[f"samples{name}"] = labelled_grid(samples[:, None], part.captions)
+        return pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The items of one shape."""
+
+    batch: Batch
+    captions: list[str]
+    seeds: Array
+
+
+def _make_part(items: list[Item], seeds: np.ndarray, encoder: TextSource, mesh: Mesh) -> _Part:
+    captions = [item.caption for item in items]
+
+    def everywhere(array: np.ndarray) -> Array:
+        return replicate(array, mesh)
+
+    text = encoder.embed(encoder.prepare(captions), everywhere)
+    image = everywhere(np.stack([item.image for item in items]))
+    return _Part(Batch(image=image, text=text), captions, everywhere(seeds))
 
 
 def make_x_hat_grid(
@@ -131,7 +157,8 @@ def sample_batch(
         factor = stage.resolution // stage.low_resolution
         low_res = augmentation.downsample(normalize_image(batch.image), factor)
     settings = make_settings(stage.sample)
-    x = sample_stage(model, stage, params, batch.text, keys, settings, low_res)
+    shape = batch.image.shape[1:3]
+    x = sample_stage(model, stage, params, batch.text, keys, settings, low_res, shape)
     return to_uint8(x)
 
 

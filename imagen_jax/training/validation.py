@@ -7,6 +7,7 @@ stages have the same resolutions, prediction and weighting, whatever their seed,
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -15,8 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imagen_jax.config import CascadeConfig, StageConfig
+from imagen_jax.data.buckets import load_stage_source
 from imagen_jax.data.pipeline import spread_items
-from imagen_jax.data.sources import Item, Source, load_source
+from imagen_jax.data.sources import Item, Source
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.text.embedding_store import check_covers
@@ -48,6 +50,7 @@ class Validation:
 
     Attributes:
       note: what the loss is taken over, or why there is none.
+      source: of the held-out pictures, None where there is no validation.
     """
 
     def __init__(
@@ -67,18 +70,19 @@ class Validation:
         # Every process reads the result.
         self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._stage, self._number = stage, 0
+        self.source: Source | None = None
         if not stage.train.validate_every:
             self.note = "no validation (train.validate_every=0)"
             return
-        self._source = load_source(config.data, "held_out", stage.resolution)
-        self._number = min(stage.train.validation_images, len(self._source))
+        self.source = load_stage_source(config, name, "held_out")
+        self._number = min(stage.train.validation_images, len(self.source))
         if not self._number:
             self.note = "no validation: none of the pictures falls into the held-out split"
             return
-        needed = self._number if self._source.endless else len(self._source)
+        needed = self._number if self.source.endless else len(self.source)
         check_covers(encoder, "held_out", needed, "the validation reads")
         self.note = f"validation on {self._number} held-out pictures"
-        if not train_source.endless and len(self._source) == len(train_source):
+        if not train_source.endless and len(self.source) == len(train_source):
             # A set that is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
@@ -86,7 +90,7 @@ class Validation:
 
     @functools.cached_property
     def _items(self) -> list[Item]:
-        items = spread_items(self._source, self._number)
+        items = spread_items(self.source, self._number)
         return [Item(crop(item.image, self._stage), item.caption) for item in items]
 
     def __bool__(self) -> bool:
@@ -106,9 +110,10 @@ class Validation:
         }
 
     def _host_batches(self) -> Iterator[dict[str, object]]:
-        """This process's rows; the last batch is filled up with the first picture."""
-        for index in self._local_indices():
-            items = [self._items[i if i < len(self._items) else 0] for i in index]
+        """This process's rows; the last batch of each shape is filled up."""
+        for index, weight in self._local_rows():
+            first = index[0] - self._rows.local[0]
+            items = [self._items[i if w else first] for i, w in zip(index, weight, strict=True)]
             yield {
                 "image": np.stack([item.image for item in items]),
                 "captions": [item.caption for item in items],
@@ -117,13 +122,17 @@ class Validation:
 
     def _numbers(self) -> Iterator[tuple[Array, Array]]:
         """The index of each row `[B]` int32 and its weight `[B]`, 0 where it fills the batch."""
-        for index in self._local_indices():
-            weight = (index < len(self._items)).astype(np.float32)
+        for index, weight in self._local_rows():
             yield self._rows.global_array(index), self._rows.global_array(weight)
 
-    def _local_indices(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self._items), self._batch_size):
-            yield (start + self._rows.local).astype(np.int32)
+    def _local_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Index and weight of this process's rows; items of one shape follow each other."""
+        end = 0
+        for _, group in itertools.groupby(self._items, lambda item: item.image.shape):
+            begin, end = end, end + len(list(group))
+            for start in range(begin, end, self._batch_size):
+                index = (start + self._rows.local).astype(np.int32)
+                yield index, (index < end).astype(np.float32)
 
 
 def make_validation_sums(
@@ -164,6 +173,9 @@ def make_validation_sums(
 
 def crop(image: np.ndarray, stage: StageConfig) -> np.ndarray:
     """The middle of `[H, W, 3]` where the stage trains on crops, at a multiple of its factor."""
-    size = stage.train.crop_size or stage.resolution
-    start = (stage.resolution - size) // 2 // (upscaling(stage) or 1) * (upscaling(stage) or 1)
-    return image[start : start + size, start : start + size]
+    size = stage.train.crop_size
+    if not size:
+        return image
+    factor = upscaling(stage)
+    top, left = ((side - size) // 2 // factor * factor for side in image.shape[:2])
+    return image[top : top + size, left : left + size]

@@ -48,7 +48,7 @@ def faulty(tmp_path):
 
 def test_what_is_found(faulty):
     config = DataConfig(source="webdataset", path=str(faulty))
-    source = DecodedRecords(load_records(config, None), 8, Wanted(min_pixels=8))
+    source = DecodedRecords(load_records(config, None), 8, Wanted(min_side=1.0))
     found = examine(source)
     assert (found.total, found.looked_at, found.good) == (40, 40, 30)
     assert found.bad == {"truncated picture": 3, "empty file": 2, "no caption": 1}

@@ -45,6 +45,8 @@ def test_a_run_is_sampled_without_a_config(workdir, tmp_path, capsys):
         (["--num_steps=many"], "'many' is not a whole number"),
         (["--guidance_weight=x"], "'x' is not a number"),
         (["--sampler=euler"], "one of ddim, ancestral"),
+        (["--aspect=3:2"], "'base' was not trained on pictures of 3:2"),
+        (["--aspect=wide"], "'wide' is no aspect ratio"),
         (["--start_image=missing.png"], "missing.png does not exist"),
         (["--prompts_file=missing.txt"], "missing.txt cannot be read"),
         (["--config=configs/missing.py"], "does not exist"),

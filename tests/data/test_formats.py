@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.prepared import CONTENT, encode_record
 from imagen_jax.data.record_store import StorePlan, write_shards
@@ -27,6 +28,15 @@ def config(source, path, **settings) -> DataConfig:
 
 def read_all(records) -> dict[str, Record]:
     return {r.key: r for r in (records.record(i) for i in range(len(records)))}
+
+
+def check_measured(records) -> None:
+    """The sizes of all pictures are found, and found again by stamps that all differ."""
+    for _ in range(2):
+        assert load_sizes(records).tolist() == [[20, 20]] * len(records)
+    stamps = records.stamps()
+    assert stamps.dtype == np.uint64 and len(set(stamps.tolist())) == len(records)
+    assert (records.home / ".imagen_jax" / "picture-sizes.table").is_file()
 
 
 def write_folder(path):
@@ -86,6 +96,7 @@ def test_every_item_is_read(tmp_path, layout):
     for i in range(COUNT):
         assert records.record(i).image == again.record(i).image == layouts.png(i)
         assert records.record(i).captions == (layouts.caption(i),)
+    check_measured(records)
     data = load_source(config(source, tmp_path / "set"), "train", 20)
     for i in (22, 0, 11):
         item = data.item(i)
@@ -121,9 +132,11 @@ def test_tfds(tmp_path, file_format):
         assert records.record(i).image == again.record(i).image == layouts.png(i)
         wanted = tuple(f"{layouts.caption(i)}, {k}" for k in range(5))
         assert records.record(i).captions == wanted
+    check_measured(records)
     both = load_records(config("tfds", builder.data_dir, split="train+val"), None)
     assert len(both) == 2 * COUNT
     assert both.record(COUNT).image == layouts.png(1000)
+    check_measured(both)
     with pytest.raises(UserError, match=r"'test'.*train, val"):
         load_records(config("tfds", builder.data_dir, split="test"), None)
     with pytest.raises(UserError, match=r"dataset_info\.json"):

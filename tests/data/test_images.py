@@ -121,8 +121,15 @@ def test_truncated_pictures_are_bad(kind):
     for cut in (0, 10, len(data) // 2):
         with pytest.raises(BadItem):
             decode_image(data[:cut], 16)
-    with pytest.raises(BadItem):
+    with pytest.raises(BadItem) as caught:
         decode_image(b"no picture at all", 16)
+    assert caught.value.kind == "not a picture"
+
+
+def test_two_views_in_one_file_give_the_first():
+    second = Image.new("RGB", (48, 48), (0, 255, 0))
+    data = encode(halves(), "mpo", save_all=True, append_images=[second], quality=95)
+    check_halves(decode_image(data, 16), 20)
 
 
 def test_a_decompression_bomb_is_bad(monkeypatch):
@@ -137,5 +144,5 @@ def test_resize_is_the_one_of_training(old, new):
 
     image = np.random.default_rng(0).integers(0, 256, (old, old, 3), np.uint8)
     expected = np.asarray(resize(image[None].astype(np.float32), new, new))[0]
-    difference = np.abs(resize_uint8(image, new).astype(float) - expected)
+    difference = np.abs(resize_uint8(image, new, new).astype(float) - expected)
     assert difference.max() <= 1.01  # rounded once along each axis

@@ -164,6 +164,7 @@ def test_the_sampler_moves_parameters_only(kind, low_resolution, mesh_name):
             model=model,
             diffusion=stage.diffusion,
             resolution=stage.resolution,
+            shape=(stage.resolution, stage.resolution),
         )
         program = lowered.compile().as_text()
     check(program, params, mesh)

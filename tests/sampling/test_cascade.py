@@ -93,31 +93,31 @@ def test_stopping_and_starting_at_a_stage(cascade, result, tmp_path):
 def test_start_image_is_cut_and_resized(caplog):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (8, 8, 3), np.uint8)
-    np.testing.assert_array_equal(low_res_picture(small, 8), small)
+    np.testing.assert_array_equal(low_res_picture(small, 8, 8), small)
     large = small.repeat(3, axis=0).repeat(3, axis=1)
-    np.testing.assert_array_equal(low_res_picture(Image.fromarray(large), 8), small)
+    np.testing.assert_array_equal(low_res_picture(Image.fromarray(large), 8, 8), small)
     wide = np.pad(large, ((0, 0), (5, 5), (0, 0)))
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        np.testing.assert_array_equal(low_res_picture(wide, 8), small)
+        np.testing.assert_array_equal(low_res_picture(wide, 8, 8), small)
     assert "34x24" in caplog.text
-    assert low_res_picture(small[:5, :5], 8).shape == (8, 8, 3)
+    assert low_res_picture(small[:5, :5], 8, 8).shape == (8, 8, 3)
     with pytest.raises(UserError, match="uint8"):
-        low_res_picture(small.astype(np.float32), 8)
+        low_res_picture(small.astype(np.float32), 8, 8)
 
 
 def test_start_image_files(tmp_path, caplog):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    picture = low_res_picture(tmp_path / "a.png", 8)
+    picture = low_res_picture(tmp_path / "a.png", 8, 8)
     assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 2].tolist() == [255, 255, 255]
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "wide.png")
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        assert low_res_picture(tmp_path / "wide.png", 8).shape == (8, 8, 3)
+        assert low_res_picture(tmp_path / "wide.png", 8, 8).shape == (8, 8, 3)
     assert "12x8" in caplog.text
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):
-        low_res_picture(tmp_path / "text.png", 8)
+        low_res_picture(tmp_path / "text.png", 8, 8)
 
 
 def test_settings_by_stage(cascade, result):
@@ -240,3 +240,51 @@ def test_diverged_weights(tiny):
 def test_unknown_shipped_name():
     with pytest.raises(UserError, match=r"train.py --config=configs/nothing.py"):
         Cascade.from_name("nothing")
+
+
+def trained_in(tiny, **shapes):
+    """The artefact with what a run in buckets writes beside the weights."""
+    stages = {
+        name: dataclasses.replace(stage, training=stage.training | {"shapes": shapes[name]})
+        for name, stage in tiny.stages.items()
+    }
+    return Cascade.from_artefact(dataclasses.replace(tiny, stages=stages))
+
+
+BASE = {"1:1": [8, 8], "2:1": [4, 8], "3:1": [4, 12]}
+SR = {"1:1": [16, 16], "2:1": [8, 16], "3:1": [16, 24]}
+
+
+def test_aspect_ratios(tiny, cascade, result, tmp_path, caplog):
+    bucketed = trained_in(tiny, base=BASE, sr16=SR)
+    wide = bucketed(PROMPT, num_images=2, seed=5, batch_size=2, aspect="4:2")
+    assert {name: p.shape for name, p in wide.images.items()} == {
+        "base": (2, 4, 8, 3),
+        "sr16": (2, 8, 16, 3),
+    }
+    assert wide.metadata("sr16")["aspect"] == "4:2"
+    # Squares are what they are without buckets.
+    square = bucketed([PROMPT, OTHER], num_images=2, seed=5, batch_size=4)
+    for name in result.images:
+        np.testing.assert_array_equal(square.images[name], result.images[name])
+    # The second stage alone, from the first's picture; a larger one is cut to the same ratio.
+    wide.save(tmp_path)
+    for picture in (tmp_path / "base" / "000_seed6.png", np.zeros((40, 40, 3), np.uint8)):
+        sr = bucketed(PROMPT, num_images=2, seed=6, start_image=picture, batch_size=2, aspect="2:1")
+        assert sr.images["sr16"].shape == (2, 8, 16, 3)
+        if not isinstance(picture, np.ndarray):
+            np.testing.assert_array_equal(sr.images["sr16"][0], wide.images["sr16"][1])
+    assert "40x40 pixels; the middle of it, 8:4, is used" in caplog.text
+
+
+def test_aspect_ratios_that_were_not_trained(tiny, cascade):
+    bucketed = trained_in(tiny, base=BASE, sr16={"1:1": [16, 16], "3:1": [16, 24]})
+    for drawing, aspect, message in (
+        (cascade, "3:2", "'base' was not trained on pictures of 3:2 .*, only on 1:1"),
+        (bucketed, "3:2", "'base' was not trained on pictures of 3:2 .*, only on 1:1, 2:1, 3:1"),
+        (bucketed, "2:1", "'sr16' was not trained on pictures of 2:1 .*, only on 1:1, 3:1"),
+        (bucketed, "3:1", "at 3:1 the one draws 12x4 pixels, the other 24x16"),
+        (bucketed, "wide", "'wide' is no aspect ratio"),
+    ):
+        with pytest.raises(UserError, match=message):
+            drawing(PROMPT, num_images=1, aspect=aspect)

@@ -211,6 +211,7 @@ def test_only_the_last_state_is_kept(case):
             model=model,
             diffusion=stage.diffusion,
             resolution=stage.resolution,
+            shape=(stage.resolution, stage.resolution),
         )
         analysis = lowered.compile().memory_analysis()
         return analysis.temp_size_in_bytes + analysis.output_size_in_bytes

@@ -15,7 +15,7 @@ from imagen_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from imagen_jax.data.sources import load_source
+from imagen_jax.data.sources import Item, load_source
 from imagen_jax.models import build_model, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.text.encoder import load_encoder
@@ -153,3 +153,24 @@ def test_zero_means_never(encoder):
     check, _ = validation(cascade(validate_every=0), encoder)
     assert not check
     assert "no validation" in check.note
+
+
+def test_pictures_of_several_shapes_count_one_like_the_other(encoder, monkeypatch):
+    check, _ = validation(cascade(batch_size=4), encoder)
+    shapes = [(8, 8)] * 5 + [(6, 10)] * 2 + [(10, 6)]
+    items = [Item(np.full((*shape, 3), 7 * i, np.uint8), "") for i, shape in enumerate(shapes)]
+    seen = []
+
+    def sums(params, batch, index, weight):
+        """As a loss, the picture's value times its place in the whole set."""
+        seen.append(batch.image.shape)
+        values = np.asarray(batch.image[:, 0, 0, 0], np.float32) * np.asarray(index)
+        total = np.zeros(len(BUCKETS))
+        total[0] = (values * np.asarray(weight)).sum()
+        return {"bucket_loss": total, "bucket_count": total}
+
+    monkeypatch.setattr(check, "_items", items)
+    monkeypatch.setattr(check, "_sums", sums)
+    loss = check(None)["validation_loss"]
+    assert loss == pytest.approx(sum(7 * i * i for i in range(8)) / 8)
+    assert seen == [(4, 8, 8, 3), (4, 8, 8, 3), (4, 6, 10, 3), (4, 10, 6, 3)]
