@@ -64,10 +64,10 @@ def test_metadata(tmp_path):
 def test_unreadable_picture_is_bad_when_asked_for(tmp_path):
     write(tmp_path / "a.png", caption=b"cut")
     write(tmp_path / "b.png", caption=b"removed")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     source = load_source(DataConfig(source="folder", path=str(tmp_path)), "train", 16)
     (tmp_path / "b.png").unlink()
-    for index, (name, kind) in enumerate((("a", "damaged picture"), ("b", "file is gone"))):
+    for index, (name, kind) in enumerate((("a", "truncated picture"), ("b", "file is gone"))):
         with pytest.raises(BadItem, match=f"{name}.png") as raised:
             source.item(index)
         assert raised.value.kind == kind
