@@ -120,7 +120,8 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
         found = [run["rises"][name] for run in runs]
         row(
             f"error with another {name}, %",
-            [f"{rise['mean']:+.1f} ({rise['error']:.1f})" for rise in found],
+            # Not "-0.0" where nothing is read.
+            [f"{round(rise['mean'], 1) + 0.0:+.1f} ({rise['error']:.1f})" for rise in found],
         )
     for part in ("accepted", *PARTS):
         everything = [run["accuracy"][ALL] for run in runs]
@@ -128,7 +129,7 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
             one["accepted"] if part == "accepted" else one["parts"].get(part) for one in everything
         ]
         if all(shares):
-            title = "prompts obeyed" if part == "accepted" else f"of them {part} right"
+            title = "prompts obeyed" if part == "accepted" else f"{part} as asked for"
             row(f"{title}, of {shares[0]['total']}", [str(one["hits"]) for one in shares])
     return "\n".join(lines)
 

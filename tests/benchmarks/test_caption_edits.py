@@ -97,5 +97,5 @@ def test_the_table_has_a_column_a_run():
     assert lines[0] == "| | words, seed 0 | embedded, seed 0 |"
     assert "| at log-SNR -6 to -2 | 0.2500 | 0.2500 |" in lines
     assert "| error with another order, % | +12.3 (0.5) | +12.3 (0.5) |" in lines
-    assert "| of them colour right, of 10 | 3 | 3 |" in lines
+    assert "| colour as asked for, of 10 | 3 | 3 |" in lines
     assert {line.count("|") for line in lines} == {4}
