@@ -41,6 +41,7 @@ def start(
     cache: Path | None = None,
     devices: int = 1,
     flags: Sequence[str] = (),
+    config: Path = SMALLEST,
     **train,
 ) -> subprocess.Popen:
     """Starts train.py.
@@ -51,6 +52,7 @@ def start(
       cache: of compiled programs; by default that of the tests.
       devices: of the process.
       flags: further ones.
+      config: file with a stage "base".
       train: settings of the stage's TrainConfig.
     """
 
@@ -68,7 +70,7 @@ def start(
     command = [
         sys.executable,
         str(ROOT / "train.py"),
-        f"--config={SMALLEST}",
+        f"--config={config}",
         f"--workdir={workdir}",
         *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),
         *flags,
