@@ -44,6 +44,7 @@ def start(
     devices: int = 1,
     flags: Sequence[str] = (),
     script: Path = ROOT / "train.py",
+    config: Path = SMALLEST,
     **train,
 ) -> subprocess.Popen:
     """Starts train.py.
@@ -55,6 +56,7 @@ def start(
       devices: of the process.
       flags: further ones.
       script: what to start.
+      config: file with a stage "base".
       train: settings of the stage's TrainConfig.
     """
 
@@ -74,7 +76,7 @@ def start(
     command = [
         sys.executable,
         str(script),
-        f"--config={SMALLEST}",
+        f"--config={config}",
         f"--workdir={workdir}",
         *(f"--config.stages.base.train.{name}={value}" for name, value in train.items()),
         *flags,
