@@ -28,7 +28,7 @@ from benchmarks.loader_sets import write_sets
 from benchmarks.loader_turns import Contestant, Turn, serve, summary, table
 from imagen_jax.config import DataConfig
 
-COUNT = flags.DEFINE_integer("count", 256, "Pictures of a set at 682x512; fewer larger ones.", 128)
+COUNT = flags.DEFINE_integer("count", 1024, "Pictures of 682x512 in a set; fewer larger.", 128)
 MINUTES = flags.DEFINE_float("minutes", 8.0, "For everything.", 0.0)
 SECONDS = flags.DEFINE_float("seconds", 1.2, "About how long a turn is timed.", 0.1)
 SETTLE = flags.DEFINE_float("settle", 0.3, "About how long a turn goes on before that.", 0.0)
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         root = Path(DIRECTORY.value or temporary)
         for side in sides:
             stored = _stored_side(side)
-            write_sets(_set(root, side), max(128, COUNT.value * 512 // stored), stored)
+            write_sets(_set(root, side), max(128, COUNT.value * 512**3 // stored**3), stored)
         print(cost_table(root, sides), flush=True)
         common = (f"--directory={root}", f"--workers={WORKERS.value}")
         contestants = {
