@@ -31,7 +31,7 @@ class Row:
 
     Attributes:
       table: the table that it belongs to, one of `TABLES`.
-      stage, topology, program, effort: as the planner takes them.
+      stage, topology: as the planner takes them.
       accumulate: parts into which the batch is cut.
       flags: further ones, such as of a remat policy.
     """
@@ -41,8 +41,6 @@ class Row:
     topology: str
     accumulate: int = 1
     flags: tuple[str, ...] = ()
-    program: str = "train"
-    effort: str = "low"
 
     def arguments(self) -> list[str]:
         """Of the planner."""
@@ -52,8 +50,7 @@ class Row:
             f"--stage={self.stage}",
             f"--topology={self.topology}",
             "--text_dim=4096",
-            f"--effort={self.effort}",
-            *((f"--program={self.program}",) if self.program != "train" else ()),
+            "--effort=low",
             *((f"{stage}.train.accumulate={self.accumulate}",) if self.accumulate > 1 else ()),
             *self.flags,
         ]
@@ -113,9 +110,7 @@ REMAT = [
     )
     for policy, accumulate in (("none", 1), ("convs", 1), ("full", 1), ("full", 4), ("none", 4))
 ]
-SAMPLERS = [Row("samplers", "base", "v5e:4x4", program="sample")]
-EFFORTS = [Row("efforts", "sr1024", "v6e:8x8", effort=effort) for effort in ("low", "full")]
-ROWS = PLANS + CUTS + SAMPLERS + EFFORTS + SCALING + REMAT
+ROWS = PLANS + CUTS + SCALING + REMAT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -225,55 +220,6 @@ def cuts_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def samplers_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
-    """Markdown: memory, traffic and time of sampling one picture on each part of the batch."""
-    columns = (
-        "stage", "slice", "data x fsdp", "pictures", "GiB a chip, of", "of it weights",
-        "sent, GiB a chip", "TFLOP", "s", "bound", "pictures/s",
-    )  # fmt: skip
-    lines = [markdown(columns), markdown(["---"] * len(columns))]
-    for row, have in found:
-        memory, mesh, expected = have["memory"], have["mesh"], have["estimate"]
-        cells = [
-            row.stage,
-            row.topology,
-            f"{mesh['data']} x {mesh['fsdp']}",
-            have["batch_size"],
-            f"{memory['needed_bytes'] / GIB:.1f}, {memory['available_bytes'] / GIB:.2f}",
-            f"{memory['state_bytes'] / GIB:.2f}",
-            f"{sent(have) / GIB:.1f}",
-            f"{have['model_flops'] / 1e12:,.0f}",
-            f"{expected['seconds']:.2f}",
-            expected["bound"],
-            f"{have['images_per_second']:.1f}",
-        ]
-        lines.append(markdown(cells))
-    return lines
-
-
-def efforts_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
-    """Markdown: the same program, compiled with little effort and as `train.py` does."""
-    columns = (
-        "stage", "slice", "effort", "GiB a chip", "temporaries, GiB", "sent, GiB a chip and step",
-        "ms of memory", "s to compile",
-    )  # fmt: skip
-    lines = [markdown(columns), markdown(["---"] * len(columns))]
-    for row, have in found:
-        memory = have["memory"]
-        cells = [
-            row.stage,
-            row.topology,
-            row.effort,
-            f"{memory['needed_bytes'] / GIB:.2f}",
-            f"{memory['temporary_bytes'] / GIB:.2f}",
-            f"{sent(have) / GIB:.2f}",
-            f"{have['estimate']['memory'] * 1e3:.1f}",
-            f"{have['compile_seconds']:.0f}",
-        ]
-        lines.append(markdown(cells))
-    return lines
-
-
 def scaling_table(found: list[tuple[Row, dict[str, Any]]]) -> list[str]:
     """Markdown: bytes that a chip sends in a step, by kind, for slices of growing size."""
     plans = [have for _, have in found if have["collectives"] is not None]
@@ -331,8 +277,6 @@ def markdown(cells: Iterable[Any]) -> str:
 TABLES = {
     "plans": plans_table,
     "cuts": cuts_table,
-    "samplers": samplers_table,
-    "efforts": efforts_table,
     "scaling": scaling_table,
     "remat": remat_table,
 }

@@ -13,19 +13,20 @@ stopped=no
 # shellcheck disable=SC2317  # reached by the trap
 stop() {
   stopped=yes
-  kill -TERM "$run"
+  # `$!`, not a variable: the signal may come before the line that would set it. Or even before
+  # there is anything to stop.
+  [[ -n ${!:-} ]] || exit 42
+  kill -TERM "$!"
 }
 trap stop TERM
 
 python -u train.py --distributed "$@" &
-run=$!
-# A signal ends `wait` early.
-wait "$run"
-status=$?
-while kill -0 "$run" 2>/dev/null; do
-  wait "$run"
-  status=$?
+# A signal ends `wait` early; the last one, of a child that is gone, has its status.
+while kill -0 "$!" 2>/dev/null; do
+  wait "$!"
 done
+wait "$!"
+status=$?
 
 if [[ $stopped == yes && $status -eq 0 ]] || [[ $status -ne 0 && $status -ne 2 ]]; then
   exit 42

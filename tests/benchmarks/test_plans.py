@@ -20,8 +20,7 @@ def printed(row: plans.Row, **changes) -> dict:
         "chips": chips,
         "mesh": {"data": chips // 4, "fsdp": 4, "tensor": 1},
         "batch_size": 2048,
-        "effort": row.effort,
-        "compile_seconds": 718.6,
+        "effort": "low",
         "fits": True,
         "memory": {
             "available_bytes": 30.75 * GIB,
@@ -58,11 +57,9 @@ def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     base, other = plans.PLANS[0], plans.PLANS[1]
     refused = printed(other, fits=False, collectives=None, estimate=None)
     small, parts = plans.SCALING[1], plans.REMAT[3]
-    cut, sampler, (low, full) = plans.CUTS[0], plans.SAMPLERS[0], plans.EFFORTS
+    cut = plans.CUTS[0]
     have = {
         cut.shown(): printed(cut),
-        sampler.shown(): printed(sampler, batch_size=16),
-        full.shown(): printed(full),
         base.shown(): printed(base),
         other.shown(): refused,
         small.shown(): printed(small, batch_size=512),
@@ -83,16 +80,9 @@ def test_tables_hold_what_was_planned_and_name_what_was_not(tmp_path):
     assert "| base | v5e:16x16 |" in text and "**no**" in text
     assert "| 64 | v4:4x4x4 | 16 x 4 | 512 | 2,048.0 | 512.0 | 2,560.0 |" in text
     assert "| base | v5e:16x16 | 64 x 4 | 12.2 | 2.50 | 2.50 |" in text
-    cells = (
-        "base", "v5e:4x4", "4 x 4", "16", "12.2, 30.75", "2.50", "2.5", "4,000", "0.25", "compute",
-        "8192.0",
-    )  # fmt: skip
-    assert f"| {' | '.join(cells)} |" in text
-    assert "| sr1024 | v6e:8x8 | full | 12.25 | 9.50 | 2.50 | 125.0 | 719 |" in text
-    assert low.shown() not in have and low.shown().replace("=low", "=full") == full.shown()
     (line,) = [line for line in text.splitlines() if line.startswith("| full |")]
     assert line == "| full | 4 | 12.25 | 9.50 | yes | 25% | 250.0 | 125.0 | 250.0 | compute |"
-    for table, section in zip(plans.TABLES, text.split("<!-- end of")[:6], strict=True):
+    for table, section in zip(plans.TABLES, text.split("<!-- end of")[:4], strict=True):
         made, _, missing = section.partition("Not compiled yet")
         own = {row.shown() for row in plans.ROWS if row.table == table}
         for command in {row.shown() for row in plans.ROWS}:
