@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 WHITE = (255, 255, 255)
 
 
-# Formats of photographs (MPO is read as JPEG). Others that Pillow knows start programs (EPS) or are
-# no pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# Formats of photographs. Others that Pillow knows start programs (EPS) or are no pictures.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "MPO")
 
 
 def decode_image(

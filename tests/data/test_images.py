@@ -121,15 +121,8 @@ def test_truncated_pictures_are_bad(kind):
     for cut in (0, 10, len(data) // 2):
         with pytest.raises(BadItem):
             decode_image(data[:cut], 16)
-    with pytest.raises(BadItem) as caught:
+    with pytest.raises(BadItem):
         decode_image(b"no picture at all", 16)
-    assert caught.value.kind == "not a picture"
-
-
-def test_two_views_in_one_file_give_the_first():
-    second = Image.new("RGB", (48, 48), (0, 255, 0))
-    data = encode(halves(), "mpo", save_all=True, append_images=[second], quality=95)
-    check_halves(decode_image(data, 16), 20)
 
 
 def test_a_decompression_bomb_is_bad(monkeypatch):
