@@ -4,11 +4,15 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from processes import (
+    ROOT,
     SMALLEST,
     assert_same_end,
     finish,
@@ -22,11 +26,16 @@ sys.path.append(str(Path(__file__).parent.parent / "data"))
 import layouts
 
 from imagen_jax.cli import sample
-from imagen_jax.config import load_config
+from imagen_jax.config import MeshConfig, load_config, stage_shapes
 from imagen_jax.data.buckets import load_stage_source
 from imagen_jax.errors import UserError
+from imagen_jax.models import build_model
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training import feed
 from imagen_jax.training.flops import model_flops_per_image
+from imagen_jax.training.optimizer import make_optimizer
+from imagen_jax.training.state import create_state
+from imagen_jax.training.step import make_train_step
 
 CONFIG = load_config(str(SMALLEST))
 SIZES = [(20, 20), (30, 20)]
@@ -86,6 +95,30 @@ def test_the_shapes_of_batches_and_what_they_cost(source):
     assert source.mean(flops) == (11 * flops[8, 8] + 10 * flops[6, 10]) / 21
     crops = dataclasses.replace(stage, train=dataclasses.replace(stage.train, crop_size=4))
     assert feed.picture_shapes(crops, source) == [(4, 4)]
+
+
+@pytest.mark.parametrize("name", ["base", "sr16"])
+def test_every_stage_steps_in_every_shape(name):
+    tiny = load_config(str(ROOT / "configs" / "tiny.py"))
+    data = dataclasses.replace(tiny.data, source="folder", aspect_buckets=("1:1", "3:2", "2:3"))
+    stage = tiny.stages[name]
+    model = build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=bool(stage.low_resolution),
+        text_dim=16,
+    )
+    optimizer = make_optimizer(stage.train)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda: create_state(model, optimizer, key))
+    step = make_train_step(stage, model, optimizer)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    encoder = SimpleNamespace(dim=16, max_length=8)
+    for shape in stage_shapes(dataclasses.replace(tiny, data=data), name).values():
+        batch = feed.abstract_batch(stage, encoder, mesh, shape)
+        assert batch.image.shape == (stage.train.batch_size, *shape, 3)
+        after, _ = jax.eval_shape(step, state, batch, key)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
 class Agreed:
