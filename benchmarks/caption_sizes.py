@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagen_jax.data.record_store import write_shards
+from imagen_jax.data.record_store import StorePlan, write_shards
 from imagen_jax.text.embedding_store import pack, to_record, to_table
 from imagen_jax.text.tokenizer import load_tokenizer
 
@@ -83,7 +83,7 @@ def bytes_on_disk(
             yield to_record(caption, values[:n], scales[:n])
         yield to_table(captions[start:stop])
 
-    write_shards(directory, read, length=len(captions), shard_size=4096, meta={"dtype": dtype})
+    write_shards(StorePlan(str(directory), len(captions), 4096, {"dtype": dtype}), read)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
