@@ -36,7 +36,7 @@ from processes import (
 
 from imagen_jax.config import TextConfig
 from imagen_jax.data.prepared import CONTENT, encode_record
-from imagen_jax.data.record_store import write_shards
+from imagen_jax.data.record_store import StorePlan, write_shards
 from imagen_jax.data.records import Record
 from imagen_jax.parallel.distributed import HEARTBEAT_SECONDS
 from imagen_jax.text.encoder import load_encoder
@@ -73,13 +73,8 @@ def pictures(tmp_path_factory) -> list[str]:
         Image.fromarray(image).save(file, "PNG")
         return encode_record(Record(str(i), file.getvalue(), tuple(captions_of(i))))
 
-    write_shards(
-        directory,
-        lambda first, last, notes: [encoded(i) for i in range(first, last)],
-        length=len(PICTURES),
-        shard_size=len(PICTURES),
-        meta={"content": CONTENT},
-    )
+    plan = StorePlan(str(directory), len(PICTURES), len(PICTURES), {"content": CONTENT})
+    write_shards(plan, lambda first, last, notes: [encoded(i) for i in range(first, last)])
     return [
         "--config.data.source=array_record",
         f"--config.data.path={directory}",
