@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 # A loader that says nothing for so long has failed: seconds.
-PATIENCE = 180.0
+PATIENCE = 600.0
 
 
 @dataclasses.dataclass(frozen=True)

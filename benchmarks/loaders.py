@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
 def take_turns(contestants: dict[str, Contestant], side: int, end: float) -> dict[str, list[Turn]]:
     """Rounds until there are enough, or the next would end after `end`; one at least."""
     # Small batches of large pictures, so that a turn has many of them.
-    batch = 16 if side <= 256 else 4
+    batch = max(4, min(64, 4096 // side))
     for contestant in contestants.values():
         contestant.begin(side, batch)
     for contestant in contestants.values():
