@@ -180,14 +180,14 @@ def test_a_shard_that_fails_is_one_message(runner_flags, tmp_path, capsys):
     said = capsys.readouterr().err
     _, start, message = said.rpartition("error: shard")
     assert start and message.startswith(" 2 of 3 (items 40 to 60): of the items 40 to 60, ")
-    assert "data.max_bad_share=0.1" in message and "20 bad: damaged picture" in message
+    assert "data.max_bad_share=0.1" in message and "20 bad: not a picture" in message
     assert "Traceback" not in message
     assert not (tmp_path / "beam" / "manifest.json").exists()
     made = {p: p.stat().st_ino for p in (tmp_path / "beam").glob("shard-*")}
     assert len(made) == 2
     assert run(*beam, "--max_bad_share=1", *runner_flags) == 0
     assert made.items() <= {p: p.stat().st_ino for p in (tmp_path / "beam").iterdir()}.items()
-    assert "left out: 20 bad: damaged picture" in capsys.readouterr().out
+    assert "left out: 20 bad: not a picture" in capsys.readouterr().out
     assert run(*flags, f"--out={tmp_path / 'plain'}", "--max_bad_share=1") == 0
     assert contents(tmp_path / "beam") == contents(tmp_path / "plain")
 
