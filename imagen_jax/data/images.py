@@ -146,6 +146,9 @@ def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
 
     if image.size == (width, height):
         return image
+    factors = image.width // width, image.height // height
+    if image.size == (factors[0] * width, factors[1] * height):
+        return image.reduce(factors)  # the same mean as by BOX, two to four times as fast
     # Pillow widens the triangle of BILINEAR by the factor when it makes pictures smaller.
     across, down = (
         Image.Resampling.BOX if old % new == 0 else Image.Resampling.BILINEAR
