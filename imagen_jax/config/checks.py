@@ -97,6 +97,20 @@ def _validate_stage(path: str, stage: StageConfig) -> None:
     _choice(f"{path}.diffusion.schedule", stage.diffusion.schedule, SCHEDULES)
     _choice(f"{path}.diffusion.prediction", stage.diffusion.prediction, ("eps", "v", "x"))
     _choice(f"{path}.diffusion.loss_weighting", stage.diffusion.loss_weighting, WEIGHTINGS)
+    diffusion = stage.diffusion
+    for field in ("shift_resolution", "logsnr_std", "min_snr_gamma"):
+        if not getattr(diffusion, field) > 0:
+            raise UserError(
+                f"{path}.diffusion.{field} must be positive, not {getattr(diffusion, field)}"
+            )
+    if not abs(diffusion.logsnr_mean) < 20.0:
+        raise UserError(
+            f"{path}.diffusion.logsnr_mean={diffusion.logsnr_mean} must lie between -20 and 20"
+        )
+    if not 0.0 <= diffusion.min_snr_power <= 1.0:
+        raise UserError(
+            f"{path}.diffusion.min_snr_power={diffusion.min_snr_power} must lie in [0, 1]"
+        )
     for level in model.remat:
         _choice(f"{path}.model.remat", level, ("none", "full", "convs"))
     if model.remat and len(model.remat) != len(model.channels):

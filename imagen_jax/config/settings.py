@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 CLEANINGS = ("none", "if")
-SCHEDULES = ("cosine", "shifted_cosine", "linear")
+SCHEDULES = ("cosine", "shifted_cosine", "linear", "normal")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
 DRAWN_SOURCES = ("shapes", "emoji")
 SOURCES = (
@@ -80,9 +80,10 @@ class DiffusionConfig:
     """What is diffused and what the network predicts.
 
     Attributes:
-      schedule: "cosine", "shifted_cosine" or "linear" log-SNR.
+      schedule: of the log-SNR: "cosine", "shifted_cosine", "linear" or "normal".
       shift_resolution: for "shifted_cosine": the reference resolution d_ref; the log-SNR is moved
         by 2 log(d_ref / resolution).
+      logsnr_mean, logsnr_std: for "normal": of the log-SNR over uniform times.
       prediction: "eps", "v" or "x".
       loss_weighting: "none", "min_snr" or "sigmoid".
       min_snr_gamma: gamma of "min_snr".
@@ -92,6 +93,8 @@ class DiffusionConfig:
 
     schedule: str = "cosine"
     shift_resolution: int = 64
+    logsnr_mean: float = 0.0
+    logsnr_std: float = 2.0
     prediction: str = "v"
     loss_weighting: str = "none"
     min_snr_gamma: float = 5.0

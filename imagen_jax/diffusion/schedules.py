@@ -79,6 +79,23 @@ def logsnr_linear(t: Array) -> Array:
     return _clip(-jnp.log(jnp.expm1(0.1 * t + 9.95 * t * t)))
 
 
+def logsnr_normal(t: Array, mean: float, std: float) -> Array:
+    """A normal distribution of the log-SNR over uniform times, clipped to [-20, 20].
+
+    Examples and sampling steps gather around `mean`, where what is drawn is decided. It is the
+    log-normal distribution of noise levels of EDM (Karras et al. 2022, Table 1), whose P_mean and
+    P_std are -mean / 2 and std / 2.
+
+    Args:
+      t: float32 of any shape, in [0, 1].
+      mean, std: of the log-SNR.
+
+    Returns:
+      float32 of the shape of `t`, in [-20, 20].
+    """
+    return _clip(mean - std * jax.scipy.special.ndtri(t))
+
+
 def make_schedule(config: DiffusionConfig, resolution: int) -> Schedule:
     """The function t -> logsnr that `config` names, for pictures of side `resolution`.
 
@@ -98,8 +115,10 @@ def make_schedule(config: DiffusionConfig, resolution: int) -> Schedule:
         return functools.partial(
             logsnr_shifted_cosine, resolution=resolution, reference=config.shift_resolution
         )
+    if config.schedule == "normal":
+        return functools.partial(logsnr_normal, mean=config.logsnr_mean, std=config.logsnr_std)
     raise UserError(
-        f"Unknown schedule '{config.schedule}': choose cosine, shifted_cosine or linear."
+        f"Unknown schedule '{config.schedule}': choose cosine, shifted_cosine, linear or normal."
     )
 
 

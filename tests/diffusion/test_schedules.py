@@ -1,5 +1,7 @@
 """The log-SNR schedules against closed forms in float64."""
 
+from statistics import NormalDist
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ EVERY_SCHEDULE = [
     DiffusionConfig(schedule="linear"),
     DiffusionConfig(schedule="shifted_cosine", shift_resolution=64),
     DiffusionConfig(schedule="shifted_cosine", shift_resolution=4096),
+    DiffusionConfig(schedule="normal", logsnr_mean=-2.0, logsnr_std=2.0),
 ]
 
 
@@ -65,6 +68,15 @@ def test_shift_moves_the_logsnr_and_is_clipped_afterwards():
     assert shifted[0] == pytest.approx(20.0 - np.log(16.0), abs=1e-5)
     assert shifted[-1] == -20.0
     np.testing.assert_array_equal(schedules.logsnr_shifted_cosine(t, 64, 64), plain)
+
+
+def test_normal_has_the_quantiles_of_its_distribution():
+    normal = NormalDist(-2.0, 1.5)
+    expected = [normal.inv_cdf(1.0 - t) for t in TIMES[1:-1]]
+    actual = np.asarray(schedules.logsnr_normal(f32(TIMES), -2.0, 1.5))
+    # t = 0.999 is rounded by up to 3e-8, which the slope of the quantile there multiplies by 445.
+    np.testing.assert_allclose(actual[1:-1], expected, atol=3e-5)
+    np.testing.assert_array_equal(actual[[0, -1]], [20.0, -20.0])
 
 
 @pytest.mark.parametrize("config", EVERY_SCHEDULE)
