@@ -66,6 +66,7 @@ def set_path(values: dict, path: str, value) -> dict:
         ("stages.base.model.channels", 64, "must be a tuple"),
         ("stages.base.model.channels", (64, "a"), r"channels\[1\] must be of type int"),
         ("stages.base.diffusion.prediction", "noise", "one of eps, v, x"),
+        ("stages.base.diffusion.train_levels", "laplace", "one of schedule, normal"),
         ("stages.base.diffusion.logsnr_std", 0.0, "logsnr_std must be positive"),
         ("stages.base.diffusion.logsnr_mean", -20.0, "between -20 and 20"),
         ("stages.base.diffusion.min_snr_power", 1.5, r"must lie in \[0, 1\]"),

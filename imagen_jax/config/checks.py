@@ -8,6 +8,7 @@ from imagen_jax.config.settings import (
     DRAWN_SOURCES,
     SCHEDULES,
     SOURCES,
+    TRAIN_LEVELS,
     WEIGHTINGS,
     CascadeConfig,
     DataConfig,
@@ -98,6 +99,7 @@ def _validate_stage(path: str, stage: StageConfig) -> None:
     _choice(f"{path}.diffusion.prediction", stage.diffusion.prediction, ("eps", "v", "x"))
     _choice(f"{path}.diffusion.loss_weighting", stage.diffusion.loss_weighting, WEIGHTINGS)
     diffusion = stage.diffusion
+    _choice(f"{path}.diffusion.train_levels", diffusion.train_levels, TRAIN_LEVELS)
     for field in ("shift_resolution", "logsnr_std", "min_snr_gamma"):
         if not getattr(diffusion, field) > 0:
             raise UserError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 CLEANINGS = ("none", "if")
-SCHEDULES = ("cosine", "shifted_cosine", "linear", "normal")
+SCHEDULES = ("cosine", "shifted_cosine", "linear")
+TRAIN_LEVELS = ("schedule", "normal")
 WEIGHTINGS = ("none", "min_snr", "sigmoid")
 DRAWN_SOURCES = ("shapes", "emoji")
 SOURCES = (
@@ -80,10 +81,12 @@ class DiffusionConfig:
     """What is diffused and what the network predicts.
 
     Attributes:
-      schedule: of the log-SNR: "cosine", "shifted_cosine", "linear" or "normal".
+      schedule: of the log-SNR in sampling: "cosine", "shifted_cosine" or "linear".
       shift_resolution: for "shifted_cosine": the reference resolution d_ref; the log-SNR is moved
         by 2 log(d_ref / resolution).
-      logsnr_mean, logsnr_std: for "normal": of the log-SNR over uniform times.
+      train_levels: noise levels of training examples: "schedule" (those of `schedule` at uniform
+        times) or "normal" (a normal distribution of the log-SNR).
+      logsnr_mean, logsnr_std: of "normal".
       prediction: "eps", "v" or "x".
       loss_weighting: "none", "min_snr" or "sigmoid".
       min_snr_gamma: gamma of "min_snr".
@@ -93,6 +96,7 @@ class DiffusionConfig:
 
     schedule: str = "cosine"
     shift_resolution: int = 64
+    train_levels: str = "schedule"
     logsnr_mean: float = 0.0
     logsnr_std: float = 2.0
     prediction: str = "v"

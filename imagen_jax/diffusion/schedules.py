@@ -82,9 +82,9 @@ def logsnr_linear(t: Array) -> Array:
 def logsnr_normal(t: Array, mean: float, std: float) -> Array:
     """A normal distribution of the log-SNR over uniform times, clipped to [-20, 20].
 
-    Examples and sampling steps gather around `mean`, where what is drawn is decided. It is the
-    log-normal distribution of noise levels of EDM (Karras et al. 2022, Table 1), whose P_mean and
-    P_std are -mean / 2 and std / 2.
+    For training only: examples gather around `mean`, where what is drawn is decided, while a
+    sampler keeps to a schedule that reaches both ends. It is the log-normal distribution of noise
+    levels of EDM (Karras et al. 2022, Table 1), whose P_mean and P_std are -mean / 2 and std / 2.
 
     Args:
       t: float32 of any shape, in [0, 1].
@@ -115,11 +115,22 @@ def make_schedule(config: DiffusionConfig, resolution: int) -> Schedule:
         return functools.partial(
             logsnr_shifted_cosine, resolution=resolution, reference=config.shift_resolution
         )
-    if config.schedule == "normal":
-        return functools.partial(logsnr_normal, mean=config.logsnr_mean, std=config.logsnr_std)
     raise UserError(
-        f"Unknown schedule '{config.schedule}': choose cosine, shifted_cosine, linear or normal."
+        f"Unknown schedule '{config.schedule}': choose cosine, shifted_cosine or linear."
     )
+
+
+def make_train_levels(config: DiffusionConfig, resolution: int) -> Schedule:
+    """The function from a uniform time to the logsnr of a training example.
+
+    Raises:
+      UserError: unknown `config.train_levels`, or as `make_schedule`.
+    """
+    if config.train_levels == "schedule":
+        return make_schedule(config, resolution)
+    if config.train_levels == "normal":
+        return functools.partial(logsnr_normal, mean=config.logsnr_mean, std=config.logsnr_std)
+    raise UserError(f"Unknown train_levels '{config.train_levels}': choose schedule or normal.")
 
 
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:

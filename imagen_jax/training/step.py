@@ -92,13 +92,13 @@ def make_loss_of_draws(stage: StageConfig, model: nn.Module) -> Callable[..., tu
       `loss(params, x, text, draws, dropout_key=None) -> (loss [B], logsnr [B])`, both float32,
       for `x` `[B, H, W, 3]` in [-1, 1]. Without a key nothing is dropped out.
     """
-    schedule = schedules.make_schedule(stage.diffusion, stage.resolution)
+    level_at = schedules.make_train_levels(stage.diffusion, stage.resolution)
     factor = upscaling(stage)
 
     def loss(
         params: Params, x: Array, text: TextCond, draws: Draws, dropout_key: Array | None = None
     ) -> tuple[Array, Array]:
-        logsnr = schedule(draws.t)
+        logsnr = level_at(draws.t)
         z = process.diffuse(x, draws.eps, logsnr)
         low_res = None
         if factor:

@@ -17,7 +17,7 @@ EVERY_SCHEDULE = [
     DiffusionConfig(schedule="linear"),
     DiffusionConfig(schedule="shifted_cosine", shift_resolution=64),
     DiffusionConfig(schedule="shifted_cosine", shift_resolution=4096),
-    DiffusionConfig(schedule="normal", logsnr_mean=-2.0, logsnr_std=2.0),
+    DiffusionConfig(train_levels="normal", logsnr_mean=-2.0, logsnr_std=2.0),
 ]
 
 
@@ -81,7 +81,8 @@ def test_normal_has_the_quantiles_of_its_distribution():
 
 @pytest.mark.parametrize("config", EVERY_SCHEDULE)
 def test_every_schedule_is_finite_decreasing_and_clipped_at_every_time(config):
-    schedule = jax.jit(schedules.make_schedule(config, 256))
+    # With the default train_levels these are those of the schedule.
+    schedule = jax.jit(schedules.make_train_levels(config, 256))
     tiny = np.finfo(np.float32).tiny
     t = f32(np.concatenate([[0.0, tiny, 1e-12, 1e-7], TIMES[1:-1], [1 - 6e-8, 1.0]]))
     logsnr = np.asarray(schedule(t))
@@ -105,5 +106,7 @@ def test_alpha_and_sigma_keep_their_precision_at_both_ends():
 def test_make_schedule_refuses_what_it_does_not_know():
     with pytest.raises(UserError, match="quadratic"):
         schedules.make_schedule(DiffusionConfig(schedule="quadratic"), 64)
+    with pytest.raises(UserError, match="laplace"):
+        schedules.make_train_levels(DiffusionConfig(train_levels="laplace"), 64)
     with pytest.raises(UserError, match="positive"):
         schedules.make_schedule(DiffusionConfig(schedule="shifted_cosine", shift_resolution=0), 64)

@@ -1,6 +1,7 @@
 """The train step: the same on every mesh, its metrics, its randomness."""
 
 import dataclasses
+from statistics import NormalDist
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from imagen_jax.config import MeshConfig, ModelConfig, StageConfig, TrainConfig
+from imagen_jax.config import DiffusionConfig, MeshConfig, ModelConfig, StageConfig, TrainConfig
 from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import MIN_SHARDED_SIZE
 from imagen_jax.training import step as step_module
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import abstract_state, init_state, state_from_params
-from imagen_jax.types import Batch, TextCond
+from imagen_jax.types import Batch, TextCond, normalize_image
 
 TEXT_DIM = 16
 BATCH = 8
@@ -269,6 +270,20 @@ def test_bucket_sums_add_up_to_the_loss(started):
     np.testing.assert_allclose(metrics["bucket_loss"].sum() / BATCH, metrics["loss"], rtol=1e-5)
     means = step_module.bucket_means({k: np.asarray(v) for k, v in metrics.items()})
     assert set(means) <= set(step_module.BUCKETS)
+
+
+def test_examples_have_the_noise_levels_of_training_not_those_of_sampling():
+    diffusion = DiffusionConfig(train_levels="normal", logsnr_mean=-2.0, logsnr_std=0.5)
+    stage = dataclasses.replace(tiny_stage(), diffusion=diffusion)
+    model = network(stage)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params = init_state(model, make_optimizer(stage.train), mesh, jax.random.key(0)).params
+    batch = random_batch(0, stage)
+    loss = step_module.make_loss(stage, model)
+    _, logsnr = jax.jit(loss)(params, normalize_image(batch.image), batch.text, KEY)
+    # One of eight times lies in each eighth of [0, 1), and so in each eighth of the distribution.
+    edges = [-20.0, *(NormalDist(-2.0, 0.5).inv_cdf(i / BATCH) for i in range(1, BATCH)), 20.0]
+    np.testing.assert_array_equal(np.histogram(logsnr, edges)[0], 1)
 
 
 def test_dropping_every_caption_makes_the_text_irrelevant():
