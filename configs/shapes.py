@@ -26,7 +26,7 @@ def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     train = TrainConfig(
         batch_size=32,
-        num_steps=7000,
+        num_steps=6000,
         optimizer="muon",
         learning_rate=1e-3,
         muon_learning_rate=0.015,
