@@ -70,7 +70,7 @@ def _check(flags: argparse.Namespace) -> None:
     from imagen_jax.data.check import examine, loader_rate
     from imagen_jax.data.check_page import Rates, page, summary
     from imagen_jax.data.pipeline import batches
-    from imagen_jax.data.record_store import ProgressLine
+    from imagen_jax.data.progress import ProgressLine
     from imagen_jax.data.sources import load_source
 
     config = load_config(flags.config)

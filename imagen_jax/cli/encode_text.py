@@ -60,10 +60,11 @@ def main(argv: list[str]) -> None:
 def verify(directory: str) -> None:
     """Reads a whole store. Raises UserError if a shard is not what was written."""
     from imagen_jax.data import record_store
+    from imagen_jax.data.store_manifest import read_manifest
 
     if problems := record_store.verify(directory):
         raise UserError(f"{directory} is damaged:\n" + "\n".join(f"  {line}" for line in problems))
-    print(f"{directory}: {len(record_store.read_manifest(directory).shards)} shards are whole")
+    print(f"{directory}: {len(read_manifest(directory).shards)} shards are whole")
 
 
 def encode(config: CascadeConfig) -> None:
@@ -71,7 +72,7 @@ def encode(config: CascadeConfig) -> None:
     import jax
 
     from imagen_jax.cli.common import setup_jax
-    from imagen_jax.data.record_store import ProgressLine
+    from imagen_jax.data.progress import ProgressLine
     from imagen_jax.text import encode_captions as job
     from imagen_jax.text.encoder import load_encoder
 

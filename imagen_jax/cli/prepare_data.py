@@ -130,7 +130,7 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
         )
     else:
         from imagen_jax.data.prepare import prepare
-        from imagen_jax.data.record_store import ProgressLine
+        from imagen_jax.data.progress import ProgressLine
 
         manifest = prepare(
             data,
@@ -158,7 +158,8 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
 
 
 def _verify(directory: str) -> int:
-    from imagen_jax.data.record_store import read_manifest, verify
+    from imagen_jax.data.record_store import verify
+    from imagen_jax.data.store_manifest import read_manifest
 
     manifest = read_manifest(directory)
     problems = verify(directory)

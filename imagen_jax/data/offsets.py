@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from imagen_jax.data.record_store import ProgressLine
+from imagen_jax.data.progress import ProgressLine
 from imagen_jax.data.sources import BadItem
 from imagen_jax.files import write_atomically
 

@@ -20,7 +20,7 @@ from etils import epath
 
 from imagen_jax.data.images import stored_size
 from imagen_jax.data.offsets import places
-from imagen_jax.data.record_store import ProgressLine
+from imagen_jax.data.progress import ProgressLine
 from imagen_jax.data.records import Records
 from imagen_jax.data.sources import BadItem
 from imagen_jax.files import write_atomically

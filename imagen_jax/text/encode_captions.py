@@ -19,8 +19,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, TextConfig
-from imagen_jax.data.record_store import Manifest, StorePlan, write_shards
 from imagen_jax.data.sources import BadItem, Source, captions_of
+from imagen_jax.data.store_manifest import Manifest
+from imagen_jax.data.store_writer import StorePlan, write_shards
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from imagen_jax.text.embedding_store import DTYPES, encoder_meta, pack, to_record, to_table
@@ -87,7 +88,7 @@ def encode_captions(
     process_count: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Writes the shards of this process that are missing; see `data.record_store.write_shards`.
+    """Writes the shards of this process that are missing; see `data.store_writer.write_shards`.
 
     Args:
       directory: of the store.

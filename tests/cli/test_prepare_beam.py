@@ -18,7 +18,7 @@ from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data import prepare_beam
 from imagen_jax.data.prepare_beam import Work
-from imagen_jax.data.record_store import StorePlan, begin_store
+from imagen_jax.data.store_writer import StorePlan, begin_store
 from imagen_jax.errors import UserError
 
 # The extra is there in the second part of CI.

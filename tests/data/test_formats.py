@@ -14,9 +14,9 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.prepared import CONTENT, encode_record
-from imagen_jax.data.record_store import StorePlan, write_shards
 from imagen_jax.data.records import Record, captions_in, captions_of, load_records
 from imagen_jax.data.sources import BadItem, FilteredItem, load_source
+from imagen_jax.data.store_writer import StorePlan, write_shards
 from imagen_jax.errors import UserError
 
 COUNT = 23

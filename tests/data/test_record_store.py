@@ -11,16 +11,13 @@ from pathlib import Path
 import pytest
 
 from imagen_jax.data import record_store
-from imagen_jax.data.record_store import (
-    MANIFEST,
-    RecordError,
-    RecordStore,
+from imagen_jax.data.record_store import RecordError, RecordStore, verify
+from imagen_jax.data.store_manifest import MANIFEST, read_manifest
+from imagen_jax.data.store_writer import (
     StorePlan,
     begin_store,
     finish_store,
     make_shard,
-    read_manifest,
-    verify,
     write_shards,
 )
 from imagen_jax.errors import UserError
@@ -237,7 +234,7 @@ def test_errors(tmp_path):
 
 SLOW_WRITER = """
 import sys, time, random
-from imagen_jax.data.record_store import StorePlan, write_shards
+from imagen_jax.data.store_writer import StorePlan, write_shards
 def read(start, stop, notes):
     for position in range(start, stop):
         time.sleep(0.004)
