@@ -12,7 +12,7 @@ from PIL import Image
 from imagen_jax.errors import UserError
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling import artefact as artefact_lib
-from imagen_jax.sampling.cascade import low_res_picture
+from imagen_jax.sampling.start_image import low_res_picture
 
 PROMPT, OTHER = "a red circle", "a blue square"
 
