@@ -1,0 +1,147 @@
+"""What imagen-pytorch scores after so many minutes of training from scratch on `shapes`.
+
+    python -m benchmarks.peer_curve --minutes=60 --every=15 --out=outputs/peer_curve
+
+The same pictures, captions, text encoder, batch size and scorer as `benchmarks.learning_curve`
+gives this package, and the base U-Net of imagen-pytorch's README at `--parameters` (10 million)
+with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler. The clock
+stands still while it draws and is scored. Install it as docs/benchmarks.md says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.imagen_pytorch_peer import check_installed, import_imagen_pytorch, readme_unet
+from benchmarks.learning_curve import plot
+from imagen_jax.config import StageConfig, TextConfig, load_config
+from imagen_jax.data.pipeline import batches
+from imagen_jax.data.sources import load_source
+from imagen_jax.evaluation.caption_accuracy import by_group, score_all
+from imagen_jax.evaluation.prompts import Prompt, load_prompts
+from imagen_jax.text.encoder import TextEncoder, load_encoder
+
+CONFIG = "configs/shapes.py"
+LEARNING_RATE = 1e-3
+GUIDANCE_WEIGHT = 3.0
+SAMPLING_STEPS = 32
+SEED = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--every", type=float, default=15.0, help="minutes between two scores")
+    parser.add_argument("--num_prompts", type=int, default=100)
+    parser.add_argument("--parameters", type=int, default=10_000_000)
+    flags = parser.parse_args()
+    check_installed()
+    config = load_config(CONFIG)
+    (stage, *_) = config.ordered_stages().values()
+    text = _Text(load_encoder(TextConfig(max_length=config.text.max_length)))
+    trainer = make_trainer(stage, text, flags.parameters)
+    prompts = load_prompts(config.data, flags.num_prompts).prompts
+    examples = batches(
+        load_source(config.data, "train", stage.resolution),
+        batch_size=stage.train.batch_size,
+        image_size=stage.resolution,
+        seed=SEED,
+    )
+    flags.out.mkdir(parents=True, exist_ok=True)
+    points, trained, images, due = [], 0.0, 0, flags.every
+    while trained < 60.0 * flags.minutes:
+        start = time.monotonic()
+        train_one(trainer, next(examples), text)
+        trained += time.monotonic() - start
+        images += stage.train.batch_size
+        if trained >= 60.0 * min(due, flags.minutes):
+            pictures = draw(trainer, prompts, text, stage.train.batch_size)
+            np.save(flags.out / f"minute_{due:06.2f}.npy", pictures)
+            groups = by_group(score_all(pictures, prompts), prompts)
+            points.append(
+                {
+                    "minutes": trained / 60.0,
+                    "images_seen": images,
+                    "accepted": {name: row["accepted"]["share"] for name, row in groups.items()},
+                    "parts": {
+                        name: {part: share["share"] for part, share in row["parts"].items()}
+                        for name, row in groups.items()
+                    },
+                }
+            )
+            (flags.out / "curve.json").write_text(json.dumps(points, indent=1))
+            print(f"{trained / 60.0:5.1f} min  {images:8,d} images  {points[-1]}", flush=True)
+            due += flags.every
+    examples.close()
+    plot(points, flags.out / "curve.png")
+
+
+class _Text:
+    """Captions to what imagen-pytorch is given: embeddings `[B, L, D]` and their mask."""
+
+    def __init__(self, encoder: TextEncoder):
+        self.length, self.dim, self._encoder = encoder.max_length, encoder.dim, encoder
+
+    def __call__(self, captions: list[str]) -> dict[str, Any]:
+        import torch
+
+        text = self._encoder.encode_captions(captions)
+        return {
+            "text_embeds": torch.from_numpy(np.array(text.tokens)),
+            "text_masks": torch.from_numpy(np.array(text.mask)),
+        }
+
+
+def make_trainer(stage: StageConfig, text: _Text, parameters: int) -> Any:
+    """Its trainer, with the base U-Net of its README."""
+    imagen_pytorch = import_imagen_pytorch()
+    imagen = imagen_pytorch.Imagen(
+        unets=readme_unet(text.length, text.dim, parameters),
+        image_sizes=stage.resolution,
+        text_embed_dim=text.dim,
+        timesteps=SAMPLING_STEPS,
+        pred_objectives="v",
+        cond_drop_prob=stage.train.text_drop_rate,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a deprecated gradient scaler that is off
+        return imagen_pytorch.ImagenTrainer(
+            imagen, lr=LEARNING_RATE, max_grad_norm=stage.train.clip_norm
+        )
+
+
+def train_one(trainer: Any, example: dict[str, Any], text: Callable[[list[str]], dict]) -> None:
+    """One step on a batch of `data.pipeline.batches`."""
+    import torch
+
+    image = torch.from_numpy(np.array(example["image"])).permute(0, 3, 1, 2)
+    trainer(image, unet_number=1, **text(example["captions"]))
+    trainer.update(unet_number=1)
+
+
+def draw(
+    trainer: Any, prompts: tuple[Prompt, ...], text: Callable[[list[str]], dict], size: int
+) -> np.ndarray:
+    """`[P, S, S, 3]` uint8 from its moving average, one picture for each prompt."""
+    import torch
+
+    torch.manual_seed(SEED)
+    drawn = []
+    for start in range(0, len(prompts), size):
+        captions = [prompt.text for prompt in prompts[start : start + size]]
+        pictures = trainer.sample(cond_scale=GUIDANCE_WEIGHT, use_tqdm=False, **text(captions))
+        drawn.append(pictures.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8))
+    return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
+
+
+if __name__ == "__main__":
+    main()
