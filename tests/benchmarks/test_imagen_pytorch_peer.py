@@ -1,11 +1,13 @@
 """imagen-pytorch runs, and the networks compared are as equal as docs/benchmarks.md says."""
 
+import json
+
 import pytest
 import torch
 from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import graphs, imagen_pytorch_peer, ours
+from benchmarks import graphs, imagen_pytorch_peer, ours, peer_curve
 from benchmarks.measure import DENOISE, TRAIN
 
 
@@ -37,3 +39,15 @@ def test_its_programs_run_and_the_parameters_are_as_asked():
     for name in (TRAIN, DENOISE):
         subject.programs[name].run(1)
         assert subject.programs[name].facts.matrix_flops > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
+    arguments = ["--minutes=0.02", "--every=0.01", "--num_prompts=5", "--parameters=100000"]
+    monkeypatch.setattr("sys.argv", ["peer_curve", f"--out={tmp_path}", *arguments])
+    peer_curve.main()
+    points = json.loads((tmp_path / "curve.json").read_text())
+    assert len(points) == 2 and 0 < points[0]["images_seen"] < points[1]["images_seen"]
+    assert set(points[0]["accepted"]) > {"one object", "two objects", "count"}
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
