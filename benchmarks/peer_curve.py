@@ -65,7 +65,7 @@ def main() -> None:
         images += stage.train.batch_size
         if trained >= 60.0 * min(due, flags.minutes):
             pictures = draw(trainer, prompts, text, stage.train.batch_size)
-            np.save(flags.out / f"minute_{due:06.2f}.npy", pictures)
+            np.save(flags.out / f"minute_{due:07.2f}.npy", pictures)
             groups = by_group(score_all(pictures, prompts), prompts)
             points.append(
                 {
