@@ -4,8 +4,8 @@
     python -m imagen_jax.cli.evaluate --workdir=runs/sr --stages=sr64 --aug_level=0
 
 The ablation of noise-conditioning augmentation (Imagen section 2.4): the same run with aug_level 0
-in every example. The flags are those of `train.py`. The loss on held-out pictures still has noise on
-them, since validation draws its own.
+in every example. The flags are those of `train.py`. The loss on held-out pictures still has
+noise on them, since validation draws its own.
 """
 
 from __future__ import annotations
