@@ -1,4 +1,4 @@
-"""Emoji artwork with its names, from the Noto Color Emoji font; the recipe of `shapes.py`.
+"""Emoji artwork with its names, from the Noto Color Emoji font; the recipe of `shapes_fast.py`.
 
     apt-get install fonts-noto-color-emoji
     python train.py --config=configs/emoji.py --workdir=runs/emoji
@@ -15,7 +15,7 @@ from imagen_jax.config import DataConfig, TextConfig, load_config, to_config_dic
 
 def get_config():
     """The config as an `ml_collections.ConfigDict`."""
-    shapes = load_config(str(Path(__file__).with_name("shapes.py")))
+    shapes = load_config(str(Path(__file__).with_name("shapes_fast.py")))
     return to_config_dict(
         dataclasses.replace(
             shapes,

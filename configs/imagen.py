@@ -9,8 +9,10 @@ The networks are the paper's (App. F). What differs from the paper in training, 
 - sigmoid weighting of the loss with bias -2: a quarter less error where things take shape, for a
   few percent more at the noisiest level (docs/recipes.md).
 
-Muon, x-prediction and `input_skip` (docs/recipes.md) are measured on shapes at 32 px only, and
-not taken over. No run of this config has been made yet.
+Measured on plain shapes at 32 px, and not taken over, because what they are worth depends on what
+the pictures look like at a given noise: training levels from a normal distribution
+(`train_levels`), x-prediction with `input_skip`, Muon (docs/recipes.md). No run of this config has
+been made yet.
 """
 
 import dataclasses

@@ -7,9 +7,12 @@ The settings are for two CPU cores. A GPU takes larger batches of the same run, 
 for the commands that made the shipped weights and for what they score.
 """
 
+import dataclasses
+
 from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
+    DiffusionConfig,
     ModelConfig,
     SampleConfig,
     StageConfig,
@@ -48,19 +51,34 @@ def get_config():
         train=train,
         sample=SampleConfig(num_steps=32, guidance_weight=3.0),
     )
+    # The base has placed and coloured everything: this stage sharpens, from crops and without text
+    # or attention. docs/recipes.md has what each choice is worth.
     sr64 = StageConfig(
         resolution=64,
         low_resolution=32,
         model=ModelConfig(
-            channels=(32, 64, 64),
-            num_res_blocks=(2, 2, 1),
-            strides=(2, 2, 2),
-            self_attention=(False, False, True),
-            text_attention=("none", "none", "joint"),
+            channels=(48, 96),
+            num_res_blocks=(2, 2),
+            strides=(1, 2),
+            self_attention=(False, False),
+            text_attention=("none", "none"),
             head_dim=32,
             embed_dim=96,
+            patch_size=2,
+            input_skip=True,
         ),
-        train=train,
+        diffusion=DiffusionConfig(prediction="x", loss_weighting="min_snr", min_snr_power=0.5),
+        train=dataclasses.replace(
+            train,
+            num_steps=1600,
+            optimizer="muon",
+            muon_learning_rate=0.015,
+            warmup_steps=100,
+            ema_max=0.998,
+            crop_size=32,
+            preview_every=800,
+            save_every=400,
+        ),
         sample=SampleConfig(num_steps=16, guidance_weight=1.0, aug_level=0.1),
     )
     return to_config_dict(

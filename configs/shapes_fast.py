@@ -17,7 +17,7 @@ from imagen_jax.config import DiffusionConfig, load_config, to_config_dict
 def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     shapes = load_config(str(Path(__file__).with_name("shapes.py")))
-    base, sr64 = shapes.stages["base"], shapes.stages["sr64"]
+    base = shapes.stages["base"]
     train = dataclasses.replace(
         base.train,
         num_steps=6000,
@@ -39,23 +39,5 @@ def get_config():
         ),
         train=train,
     )
-    # The base has placed and coloured everything: this one sharpens, from crops and without text or
-    # attention.
-    sr64 = dataclasses.replace(
-        sr64,
-        model=dataclasses.replace(
-            sr64.model,
-            channels=(48, 96),
-            num_res_blocks=(2, 2),
-            strides=(1, 2),
-            self_attention=(False, False),
-            text_attention=("none", "none"),
-            patch_size=2,
-            input_skip=True,
-        ),
-        diffusion=diffusion,
-        train=dataclasses.replace(train, num_steps=1600, crop_size=32),
-    )
-    return to_config_dict(
-        dataclasses.replace(shapes, name="shapes_fast", stages={"base": base, "sr64": sr64})
-    )
+    stages = {**shapes.stages, "base": base}
+    return to_config_dict(dataclasses.replace(shapes, name="shapes_fast", stages=stages))
