@@ -49,7 +49,7 @@ def get_config():
             embed_dim=128,
         ),
         train=train,
-        sample=SampleConfig(num_steps=32, guidance_weight=3.0),
+        sample=SampleConfig(num_steps=32, guidance_weight=2.0),  # docs/evaluation.md
     )
     # The base has placed and coloured everything: this stage sharpens, from crops and without text
     # or attention. docs/recipes.md has what each choice is worth.
