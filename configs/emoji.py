@@ -16,10 +16,17 @@ from imagen_jax.config import DataConfig, TextConfig, load_config, to_config_dic
 def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     shapes = load_config(str(Path(__file__).with_name("shapes_fast.py")))
+    base = shapes.stages["base"]
+    base = dataclasses.replace(
+        base,
+        train=dataclasses.replace(base.train, num_steps=3600),
+        sample=dataclasses.replace(base.sample, guidance_weight=1.5),  # docs/emoji.md
+    )
     return to_config_dict(
         dataclasses.replace(
             shapes,
             name="emoji",
+            stages={**shapes.stages, "base": base},
             text=TextConfig(max_length=24),
             data=DataConfig(source="emoji"),
         )

@@ -3,8 +3,12 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from imagen_jax.config import DataConfig
+from imagen_jax.data.images import resize_uint8
+from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.sampling import Cascade, artefact
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -38,3 +42,20 @@ def test_shapes_draws_the_colour_of_the_prompt():
     shares = score(Cascade.from_name("shapes"), 30)
     # The benchmark asks for 80 % of 200; of 30 it is below 70 % with probability 0.09 at 80 %.
     assert shares["sr64"] >= 0.7, shares
+
+
+@pytest.mark.slow
+def test_emoji_draws_the_picture_of_that_name():
+    prompts = load_prompts(DataConfig(source="emoji"), 32)
+    known = [i for i, prompt in enumerate(prompts.prompts) if prompt.group == "held in"]
+    true = np.stack(list(prompts.true_pictures(64)))[known]
+    texts = [prompts.prompts[i].text for i in known]
+    drawn = Cascade.from_name("emoji")(texts, num_images=1).images["sr64"]
+    small_true, small_drawn = (
+        np.stack([resize_uint8(picture, 16, 16) for picture in pictures]).astype(np.float32)
+        for pictures in (true, drawn)
+    )
+    distances = np.square(small_drawn[:, None] - small_true[None]).mean((2, 3, 4))
+    own_is_nearest = distances.argmin(axis=1) == np.arange(len(known))
+    # By chance one of 16 would be.
+    assert own_is_nearest.mean() >= 0.5, dict(zip(texts, own_is_nearest, strict=True))
