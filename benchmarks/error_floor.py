@@ -25,6 +25,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from benchmarks.denoising_error import held_out_scenes, load_denoiser
 from imagen_jax.data.shapes import Scene, render
 from imagen_jax.data.shapes.scenes import MAX_ANGLE, SIZES, Object
+from imagen_jax.errors import UserError
 
 LOGSNRS = (-5, -3, -2, -1, 0, 1, 2)
 REGIONS = ("outline", "inside", "background")
@@ -133,7 +134,10 @@ def main() -> None:
     parser.add_argument("--stage", default="base")
     parser.add_argument("--num_images", type=int, default=64)
     flags = parser.parse_args()
-    denoisers = {name: load_denoiser(name, flags.stage) for name in flags.directories}
+    try:
+        denoisers = {name: load_denoiser(name, flags.stage) for name in flags.directories}
+    except UserError as error:
+        parser.error(str(error))
     resolution = next(iter(denoisers.values())).resolution
     scenes, texts, x = held_out_scenes(flags.num_images, resolution, kind="single")
     eps = jax.random.normal(jax.random.key(0), x.shape)
