@@ -24,12 +24,12 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from benchmarks.denoising_error import held_out_scenes, load_denoiser
 from imagen_jax.data.shapes import Scene, render
-from imagen_jax.data.shapes.scenes import MAX_ANGLE, SIZES, Object
+from imagen_jax.data.shapes.scenes import MARGIN, MAX_ANGLE, SIZES, Object
+from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
 
 LOGSNRS = (-5, -3, -2, -1, 0, 1, 2)
 REGIONS = ("outline", "inside", "background")
-MARGIN = 0.02  # objects keep it from the border
 PRIOR_POSES = 3000
 KEPT_POSES = 100
 MOVED_POSES = 300
@@ -120,9 +120,7 @@ def floor(scenes: list[Scene], x: np.ndarray, eps: np.ndarray) -> dict[int, np.n
         poses = prior_poses(scene.objects[0].size, np.random.default_rng(index))
         prior = poses, draw(scene, poses, x.shape[1])
         for level in LOGSNRS:
-            alpha = math.sqrt(1.0 / (1.0 + math.exp(-level)))
-            sigma = math.sqrt(1.0 / (1.0 + math.exp(level)))
-            z = alpha * x[index] + sigma * eps[index]
+            z = np.asarray(process.diffuse(x[index], eps[index], jnp.float32(level)))
             estimate = posterior_mean(z, float(level), prior, scene, seed=index)
             errors[level].append(np.square(estimate - x[index]).mean(-1))
     return {level: np.stack(value) for level, value in errors.items()}

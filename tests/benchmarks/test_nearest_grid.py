@@ -22,7 +22,7 @@ def solid(value, size):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    """Four prompts; each is drawn in a blue of its own, and its nearest is the same item."""
+    """Four prompts; each is drawn in a blue of its own, its nearest is the item of its number."""
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(6):
@@ -32,8 +32,7 @@ def evaluation(tmp_path):
     prompts = load_prompts(DataConfig(**data), NUMBER).prompts
     rows = []
     for index, prompt in enumerate(prompts):
-        item = index
-        rows.append({"nearest": {"item": item}})
+        rows.append({"nearest": {"item": index}})
         for stage, size in (("base", 64), ("sr128", 128)):
             path = tmp_path / "pictures" / stage
             path.mkdir(parents=True, exist_ok=True)

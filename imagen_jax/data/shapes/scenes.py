@@ -62,7 +62,7 @@ MAX_COUNT = 5
 HELD_OUT_SHARE = 0.1
 
 MAX_ANGLE = math.pi / 6
-_MARGIN = 0.02  # between an object and the border
+MARGIN = 0.02  # between an object and the border
 _GAP = 0.05  # between two objects: 1.6 pixels at 32x32, so that equal ones do not merge
 # Two objects are related along an axis when their distance along it is this much larger than
 # across it; nobody would then describe the pair by the other axis.
@@ -229,7 +229,7 @@ def _relation_scene(draw: Draw, split: str) -> Scene:
     while True:
         sizes = draw.choice(tuple(SIZES)), draw.choice(tuple(SIZES))
         radii = draw.uniform(*SIZES[sizes[0]]), draw.uniform(*SIZES[sizes[1]])
-        if 2.0 * sum(radii) + _GAP + 2.0 * _MARGIN < 1.0:  # they fit side by side
+        if 2.0 * sum(radii) + _GAP + 2.0 * MARGIN < 1.0:  # they fit side by side
             break
     centres = _place_related(draw, relation, radii)
     objects = (
@@ -248,7 +248,7 @@ def _object(
 
 def _place_apart(draw: Draw, radius: float, count: int) -> list[tuple[float, float]]:
     """Centres of equal circles that keep `_GAP`; starts over when the next one finds no room."""
-    low, high = radius + _MARGIN, 1.0 - radius - _MARGIN
+    low, high = radius + MARGIN, 1.0 - radius - MARGIN
     closest = 2.0 * radius + _GAP
     while True:
         centres: list[tuple[float, float]] = []
@@ -269,10 +269,10 @@ def _place_related(
     r0, r1 = reversed(radii) if backwards else radii
     reach = r0 + r1 + _GAP
     while True:
-        a0 = draw.uniform(r0 + _MARGIN, 1.0 - r0 - _MARGIN)
-        a1 = draw.uniform(r1 + _MARGIN, 1.0 - r1 - _MARGIN)
-        c0 = draw.uniform(r0 + _MARGIN, 1.0 - r0 - _MARGIN)
-        c1 = draw.uniform(r1 + _MARGIN, 1.0 - r1 - _MARGIN)
+        a0 = draw.uniform(r0 + MARGIN, 1.0 - r0 - MARGIN)
+        a1 = draw.uniform(r1 + MARGIN, 1.0 - r1 - MARGIN)
+        c0 = draw.uniform(r0 + MARGIN, 1.0 - r0 - MARGIN)
+        c1 = draw.uniform(r1 + MARGIN, 1.0 - r1 - MARGIN)
         along, across = a1 - a0, abs(c1 - c0)
         if along >= _DOMINANCE * across and math.hypot(along, across) >= reach:
             break
