@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.denoising_error import SCENE_SEED, Denoiser, held_out_scenes, load_denoiser
+from benchmarks.denoising_error import SCENE_SEED, Denoiser, held_out_scenes, load_denoisers
 from imagen_jax.data.shapes import Scene, caption
 from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, KINDS, MAX_COUNT, SHAPES
 from imagen_jax.types import normalize_image
@@ -137,9 +137,10 @@ def main() -> None:
     parser.add_argument("--stage", default="base")
     parser.add_argument("--num_scenes", type=int, default=256)
     flags = parser.parse_args()
-    for directory in flags.directories:
+    denoisers = load_denoisers(parser, flags.directories, flags.stage)
+    for directory, denoiser in denoisers.items():
         print(f"{directory}: rise of the error in %, mean and standard error; then by log-SNR")
-        for name, rise in rises(load_denoiser(directory, flags.stage), flags.num_scenes).items():
+        for name, rise in rises(denoiser, flags.num_scenes).items():
             levels = ", ".join(f"{level}: {value:+.1f}" for level, value in rise.by_level.items())
             print(f"{name:>12} {rise.mean:+7.1f} ({rise.error:.1f})   {levels}", flush=True)
 

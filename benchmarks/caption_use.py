@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.denoising_error import held_out_scenes, load_denoiser
+from benchmarks.denoising_error import Denoiser, held_out_scenes, load_denoisers
 from imagen_jax.data.shapes.scenes import BACKGROUNDS, SHAPES
 from imagen_jax.types import normalize_image
 
@@ -26,10 +26,9 @@ LOGSNRS = (-8, -5, -3, -2, -1, 0)
 NEAR = 0.02
 
 
-def caption_use(directory: str, name: str, num_images: int) -> dict[int, list[float]]:
+def caption_use(denoiser: Denoiser, num_images: int) -> dict[int, list[float]]:
     """By log-SNR: error on named backgrounds with their and with other captions, then on objects
     with their captions, with other ones, and with another shape in their own."""
-    denoiser = load_denoiser(directory, name)
     scenes, texts, x = held_out_scenes(num_images, denoiser.resolution, kind="single")
     colours = jnp.asarray([BACKGROUNDS[one.background] for one in scenes], jnp.float32)
     distance = jnp.abs(x - normalize_image(colours)[:, None, None]).max(-1)
@@ -65,14 +64,15 @@ def main() -> None:
     parser.add_argument("--stage", default="base")
     parser.add_argument("--num_images", type=int, default=256)
     flags = parser.parse_args()
-    for directory in flags.directories:
+    denoisers = load_denoisers(parser, flags.directories, flags.stage)
+    for directory, denoiser in denoisers.items():
         print(directory)
         print(
             "log-SNR".rjust(8),
             "background (other caption)",
             "   object (other caption; other shape)",
         )
-        for level, row in caption_use(directory, flags.stage, flags.num_images).items():
+        for level, row in caption_use(denoiser, flags.num_images).items():
             own, other, own_object, other_object, reshaped = row
             print(
                 f"{level:8d}       {own:.4f} ({other:.4f})          "

@@ -78,6 +78,16 @@ def load_denoiser(directory: str, name: str) -> Denoiser:
     )
 
 
+def load_denoisers(
+    parser: argparse.ArgumentParser, directories: Sequence[str], name: str
+) -> dict[str, Denoiser]:
+    """The base stage `name` of each directory; without one, the program ends with a message."""
+    try:
+        return {directory: load_denoiser(directory, name) for directory in directories}
+    except UserError as error:
+        parser.error(str(error))
+
+
 def held_out_scenes(
     num_images: int, resolution: int, kind: str | None = None
 ) -> tuple[list[Scene], list[str], Array]:
@@ -105,9 +115,10 @@ def main() -> None:
     parser.add_argument("--stage", default="base")
     parser.add_argument("--num_images", type=int, default=256)
     flags = parser.parse_args()
+    denoisers = load_denoisers(parser, flags.directories, flags.stage)
     print("log-SNR".ljust(32), *(f"{level:7d}" for level in LOGSNRS))
-    for directory in flags.directories:
-        row = errors(load_denoiser(directory, flags.stage), flags.num_images)
+    for directory, denoiser in denoisers.items():
+        row = errors(denoiser, flags.num_images)
         print(directory[-32:].ljust(32), *(f"{value:7.4f}" for value in row.values()), flush=True)
 
 

@@ -9,6 +9,12 @@ that of an estimator which knows the program that draws: it is told everything b
 angle, and averages the pictures of poses that explain the noisy one. The least possible error
 is at most that: no estimator is better on average than the true posterior mean, and this one only
 approaches it.
+
+What a network errs above it, weighted by d SNR / 2 and summed over pixels, is how far its pictures
+are from true ones: the integral bounds the divergence KL(true || drawn) of the stochastic sampler
+(Song et al. 2021, Maximum Likelihood Training of Score-Based Diffusion Models, Theorem 1). The last
+column has the integrand, in nats per unit of log-SNR; against a floor that is itself too high, it
+is too low.
 """
 
 from __future__ import annotations
@@ -22,11 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from benchmarks.denoising_error import held_out_scenes, load_denoiser
+from benchmarks.denoising_error import held_out_scenes, load_denoisers
 from imagen_jax.data.shapes import Scene, render
 from imagen_jax.data.shapes.scenes import MARGIN, MAX_ANGLE, SIZES, Object
 from imagen_jax.diffusion import process
-from imagen_jax.errors import UserError
 
 LOGSNRS = (-5, -3, -2, -1, 0, 1, 2)
 REGIONS = ("outline", "inside", "background")
@@ -126,40 +131,53 @@ def floor(scenes: list[Scene], x: np.ndarray, eps: np.ndarray) -> dict[int, np.n
     return {level: np.stack(value) for level, value in errors.items()}
 
 
+def excess_nats(error: float, least: float, logsnr: float, size: int) -> float:
+    """The divergence that errors above the floor add per unit of log-SNR, in nats.
+
+    Args:
+      error: mean squared error of x_hat.
+      least: that of the best estimator.
+      logsnr: where both were measured.
+      size: of how many values the mean is.
+    """
+    return 0.5 * size * (error - least) * math.exp(logsnr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directories", nargs="+")
     parser.add_argument("--stage", default="base")
     parser.add_argument("--num_images", type=int, default=64)
     flags = parser.parse_args()
-    try:
-        denoisers = {name: load_denoiser(name, flags.stage) for name in flags.directories}
-    except UserError as error:
-        parser.error(str(error))
+    denoisers = load_denoisers(parser, flags.directories, flags.stage)
     resolution = next(iter(denoisers.values())).resolution
+    for name, denoiser in denoisers.items():
+        if denoiser.resolution != resolution:
+            parser.error(f"{name} draws {denoiser.resolution} pixels, the first {resolution}")
     scenes, texts, x = held_out_scenes(flags.num_images, resolution, kind="single")
     eps = jax.random.normal(jax.random.key(0), x.shape)
     masks = [regions(np.asarray(picture)) for picture in x]
 
+    least = floor(scenes, np.asarray(x), np.asarray(eps))
+
     def show(name: str, errors: dict[int, np.ndarray]) -> None:
+        columns = ("whole", *REGIONS, "nats above")
         print(name)
-        print("log-SNR".rjust(8), "whole".rjust(10), *(r.rjust(10) for r in REGIONS))
+        print("log-SNR".rjust(8), *(column.rjust(10) for column in columns))
         for level, error in errors.items():
             parts = [
                 np.mean([(e * m[region]).mean() for e, m in zip(error, masks, strict=True)])
                 for region in REGIONS
             ]
-            print(
-                f"{level:8d}", f"{error.mean():10.4f}", *(f"{p:10.4f}" for p in parts), flush=True
-            )
+            nats = excess_nats(error.mean(), least[level].mean(), level, x[0].size)
+            numbers = (f"{number:10.4f}" for number in (error.mean(), *parts))
+            print(f"{level:8d}", *numbers, f"{nats:10.2f}", flush=True)
 
     for name, denoiser in denoisers.items():
-        if denoiser.resolution != resolution:
-            parser.error(f"{name} draws {denoiser.resolution} pixels, the first {resolution}")
         text = denoiser.encode(texts)
         x_hats = {lv: denoiser.x_hat(x, eps, text, float(lv)) for lv in LOGSNRS}
         show(name, {lv: np.asarray(jnp.square(h - x).mean(-1)) for lv, h in x_hats.items()})
-    show("floor: at most this is unavoidable", floor(scenes, np.asarray(x), np.asarray(eps)))
+    show("floor: at most this is unavoidable", least)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,18 @@ def test_the_estimate_is_exact_without_noise_and_the_mean_of_the_prior_in_noise(
     assert np.abs(mean - prior[1].mean(0)).mean() < 0.05
     far = np.square(prior[1].mean(0) - x[0]).mean()
     assert errors[-1][0].mean() < 0.3 * far
+
+
+def test_the_integral_of_the_excess_is_the_divergence_of_gaussians():
+    # The truth has variance s, the estimator believes q: both errors and the divergence are known.
+    s, q, size = 0.7, 0.2, 5
+    levels = np.linspace(-14.0, 14.0, 2001)
+    nats = []
+    for level in levels:
+        snr = math.exp(level)
+        gain = q * snr / (1.0 + q * snr)
+        error = (1.0 - gain) ** 2 * s + gain**2 / snr
+        nats.append(error_floor.excess_nats(error, s / (1.0 + s * snr), level, size))
+    divergence = 0.5 * size * (s / q - 1.0 - math.log(s / q))
+    # 1e-5 of it lies beyond log-SNR +-14.
+    assert np.trapezoid(nats, levels) == pytest.approx(divergence, rel=1e-4)
