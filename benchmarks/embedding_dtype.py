@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding_dtype")
     parser.add_argument("--num_prompts", type=int, default=200)
-    parser.add_argument("--stages", default="base", help="such as base,sr64")
+    parser.add_argument("--stages", default="base,sr64", help="default base,sr64")
     parser.add_argument("--out", default="outputs/embedding_dtype", metavar="DIR")
     flags = parser.parse_args(arguments)
     setup_jax()

@@ -3,10 +3,10 @@
     python -m benchmarks.guidance_sweep --num_prompts=100 --out=outputs/guidance_sweep
 
 Draws the same prompts with the same seeds for every guidance weight and every way of thresholding
-(Imagen section 2.3 and Fig. A.9), base stage alone unless `--stages` says otherwise, and writes
-`sweep.json` and a plot for each stage: accepted share, saturation, clipped pixels, diversity. Each
-cell is an evaluation in a directory of its own, so a sweep that was interrupted goes on where it
-was. The plot needs matplotlib (the `plots` extra).
+(Imagen section 2.3 and Fig. A.9) at the first stage, and writes `sweep.json` and a plot for each
+stage that is scored (32 pixels or more): accepted share, saturation, clipped pixels, diversity.
+Each cell is an evaluation in a directory of its own, so a sweep that was interrupted goes on where
+it was. The plot needs matplotlib (the `plots` extra).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WEIGHTS = tuple(float(w) for w in range(1, 16))
 THRESHOLDS = ("none", "static", "dynamic")
 # Name in the plot, and how to find the figure in a stage of a report.
 FIGURES = {
-    "accepted": lambda stage: stage["accuracy"]["all"]["accepted"]["share"],
+    "accepted": lambda stage: _accepted(stage)["share"],
     "saturation": lambda stage: stage["pictures"]["saturation"],
     "clipped pixels": lambda stage: stage["pictures"]["clipped_share"],
     "diversity": lambda stage: stage["pictures"]["diversity"],
@@ -50,7 +50,8 @@ def sweep(
       weights: guidance weights.
       out: a directory; each cell gets one below it.
 
-    Returns: a dict for each cell: `threshold`, `guidance_weight`, and by stage the figures.
+    Returns: a dict for each cell: `threshold`, `guidance_weight`, and by stage the figures;
+      `accepted` and its `interval` are None where the stage is too small for the scorer.
     """
     cells = []
     for threshold in THRESHOLDS:
@@ -71,16 +72,21 @@ def sweep(
                         name: {key: read(stage) for key, read in FIGURES.items()}
                         | {"interval": _interval(stage)}
                         for name, stage in report["stages"].items()
-                        if "accuracy" in stage
                     },
                 }
             )
     return cells
 
 
-def _interval(stage: dict[str, Any]) -> list[float]:
-    accepted = stage["accuracy"]["all"]["accepted"]
-    return [accepted["low"], accepted["high"]]
+def _accepted(stage: dict[str, Any]) -> dict[str, Any]:
+    if "accuracy" not in stage:
+        return {"share": None, "low": None, "high": None}
+    return stage["accuracy"]["all"]["accepted"]
+
+
+def _interval(stage: dict[str, Any]) -> list[float] | None:
+    accepted = _accepted(stage)
+    return None if accepted["share"] is None else [accepted["low"], accepted["high"]]
 
 
 def plot(cells: Sequence[dict[str, Any]], stage: str, path: Path) -> None:
@@ -116,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--workdir", help="a run or exported weights; default: shipped shapes")
     parser.add_argument("--num_prompts", type=int, default=100, help="of each cell (default 100)")
-    parser.add_argument("--stages", default="base", help="such as base,sr64 (default base)")
+    parser.add_argument("--stages", help="such as base,sr64 (default: all that the weights have)")
     parser.add_argument(
         "--guidance_weights", default=",".join(f"{w:g}" for w in WEIGHTS), help="default 1,2,...,15"
     )
@@ -136,7 +142,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         if cascade.artefact.config.data.source != "shapes":
             raise UserError("only cascades of shapes have a scorer")
-        chain = cascade.chain(flags.stages.split(","), has_picture=False)
+        stages = flags.stages.split(",") if flags.stages else None
+        chain = cascade.chain(stages, has_picture=False)
         prompts = load_prompts(cascade.artefact.config.data, flags.num_prompts)
         out = Path(flags.out)
         cells = sweep(cascade, prompts, chain, weights, out)
@@ -149,8 +156,9 @@ def main(arguments: Sequence[str]) -> int:
         "cells": cells,
     }
     write_json(out / "sweep.json", about)
-    for stage in cells[0]["stages"]:
-        plot(cells, stage, out / f"sweep_{stage}.png")
+    for stage, figures in cells[0]["stages"].items():
+        if figures["accepted"] is not None:
+            plot(cells, stage, out / f"sweep_{stage}.png")
     print(f"\nLook at {out}/")
     return 0
 

@@ -1,26 +1,30 @@
-"""What a stage scores after so many minutes of training from scratch, on this machine.
+"""What a cascade scores after so many minutes of training from scratch, on this machine.
 
-    python benchmarks/learning_curve.py --out=outputs/curve --minutes=60 --every=5
-    python benchmarks/learning_curve.py --out=outputs/curve_old --minutes=15 -- \\
-        --config.stages.base.train.learning_rate=3e-4
+    python -m benchmarks.learning_curve --out=outputs/curve --minutes=60 --every=15
+    python -m benchmarks.learning_curve --config=configs/shapes_fast.py --stages=base \\
+        --out=outputs/curve32 --minutes=15 -- --config.stages.base.train.learning_rate=3e-4
 
-Starts train.py as a user would (what follows `--` goes to it), keeps a copy of the exported
-weights whenever another `--every` minutes are over, and ends the run with Ctrl-C's signal after
-`--minutes`. The clock starts with the command, so imports and compilation count. The copies are
-then scored by `imagen_jax.cli.evaluate`, and the scores go to curve.json and curve.png. Given
-again, it scores what is there instead of training again.
+Starts train.py as a user would (what follows `--` goes to it), every stage at once on its share of
+the cores, keeps a copy of the exported weights whenever another `--every` minutes are over, and
+ends the runs with Ctrl-C's signal after `--minutes`. The clock starts with the command, so imports
+and compilation count. The copies are then scored by `imagen_jax.cli.evaluate`, and the scores of
+the last stage go to curve.json and curve.png. Given again, it scores what is there instead of
+training again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from imagen_jax.config import load_config
+from imagen_jax.sampling import artefact
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,21 +32,24 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default="configs/shapes.py")
-    parser.add_argument("--stage", default="base")
+    parser.add_argument("--stages", help="default: all, as base,sr64")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=5.0, help="minutes between two copies")
     parser.add_argument("--num_prompts", type=int, default=500)
     parser.add_argument("overrides", nargs="*", help="after --: further flags of train.py")
     flags = parser.parse_args()
+    if flags.stages is None:
+        flags.stages = ",".join(load_config(flags.config).ordered_stages())
     if not copies(flags.out):
         train(flags)
     points = [score(flags, path) for path in copies(flags.out)]
     (flags.out / "curve.json").write_text(json.dumps(points, indent=1))
     plot(points, flags.out / "curve.png")
     for point in points:
+        seen = "  ".join(f"{name} {images:,d} images" for name, images in point["seen"].items())
         shares = "  ".join(f"{group} {share:.1%}" for group, share in point["accepted"].items())
-        print(f"{point['minutes']:5.1f} min  {point['images_seen']:8,d} images  {shares}")
+        print(f"{point['minutes']:5.1f} min  {seen}  {shares}")
 
 
 def copies(out: Path) -> list[Path]:
@@ -53,38 +60,61 @@ def copies(out: Path) -> list[Path]:
 def train(flags: argparse.Namespace) -> None:
     """Runs train.py for the given minutes and leaves copies of its weights."""
     start = time.monotonic()
+    stages = flags.stages.split(",")
+    runs = [
+        start_run(flags, stage, cores)
+        for stage, cores in zip(stages, shares_of_cores(len(stages)), strict=True)
+    ]
+    due = flags.every
+    while any(run.poll() is None for run in runs):
+        time.sleep(1.0)
+        minutes = (time.monotonic() - start) / 60.0
+        if minutes >= flags.minutes:
+            break
+        if minutes >= due and keep_copy(flags, minutes):
+            due = (minutes // flags.every + 1.0) * flags.every
+    for run in runs:
+        if run.poll() is None:
+            run.send_signal(signal.SIGINT)
+        run.wait()
+    if not keep_copy(flags, (time.monotonic() - start) / 60.0):
+        raise SystemExit(f"no weights of every stage in {flags.out / 'run'}: see what is above")
+
+
+def shares_of_cores(parts: int) -> list[set[int]]:
+    """The cores this process may use, dealt out; with fewer cores than parts, some shared."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < parts:
+        return [{cores[part % len(cores)]} for part in range(parts)]
+    return [set(cores[part::parts]) for part in range(parts)]
+
+
+def start_run(flags: argparse.Namespace, stage: str, cores: set[int]) -> subprocess.Popen:
+    """train.py for one stage on these cores."""
     command = [
         sys.executable,
         str(ROOT / "train.py"),
         f"--config={flags.config}",
         f"--workdir={flags.out / 'run'}",
-        f"--stage={flags.stage}",
+        f"--stage={stage}",
         *flags.overrides,
     ]
-    run = subprocess.Popen(command)
-    weights = flags.out / "run" / flags.stage / "ema"
-    newest, due = None, flags.every
-    while run.poll() is None:
-        time.sleep(1.0)
-        minutes = (time.monotonic() - start) / 60.0
-        # The description is written last, after the weights that it describes.
-        described = weights / "config.json"
-        if minutes >= flags.minutes:
-            run.send_signal(signal.SIGINT)
-            run.wait()
-            break
-        if described.exists() and described.stat().st_mtime != newest and minutes >= due:
-            newest = described.stat().st_mtime
-            copy(weights, flags, minutes)
-            due = (minutes // flags.every + 1.0) * flags.every
-    copy(weights, flags, (time.monotonic() - start) / 60.0)
-    shutil.copy(flags.out / "run" / flags.stage / "metrics.jsonl", flags.out)
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # which the new process inherits
+    try:
+        return subprocess.Popen(command)
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
-def copy(weights: Path, flags: argparse.Namespace, minutes: float) -> None:
-    """Keeps the weights as a work directory of their own."""
-    target = flags.out / f"minute_{minutes:06.2f}" / flags.stage / "ema"
-    shutil.copytree(weights, target, dirs_exist_ok=True)
+def keep_copy(flags: argparse.Namespace, minutes: float) -> bool:
+    """Keeps the newest weights under the minutes; False while a stage has none yet."""
+    run, stages = flags.out / "run", flags.stages.split(",")
+    if not all((run / stage / "ema" / artefact.CONFIG_FILE).exists() for stage in stages):
+        return False
+    target = flags.out / f"minute_{minutes:06.2f}"
+    artefact.save_cascade(target, artefact.load(run), dtype="float32")
+    return True
 
 
 def score(flags: argparse.Namespace, weights: Path) -> dict:
@@ -96,20 +126,20 @@ def score(flags: argparse.Namespace, weights: Path) -> dict:
                 sys.executable,
                 "-m",
                 "imagen_jax.cli.evaluate",
-                f"--workdir={weights}",
-                f"--stages={flags.stage}",
+                f"--weights={weights.resolve()}",
+                f"--stages={flags.stages}",
                 f"--num_prompts={flags.num_prompts}",
-                f"--out={report.parent}",
+                f"--out={report.parent.resolve()}",
             ],
             check=True,
             cwd=ROOT,
         )
-    stage = json.loads(report.read_text())["stages"][flags.stage]
-    described = json.loads((weights / flags.stage / "ema" / "config.json").read_text())
+    described = artefact.load(weights).stages
+    rows = json.loads(report.read_text())["stages"][flags.stages.split(",")[-1]]["accuracy"]
     return {
         "minutes": float(weights.name.removeprefix("minute_")),
-        "images_seen": described["stages"][flags.stage]["images_seen"],
-        "accepted": {group: row["accepted"]["share"] for group, row in stage["accuracy"].items()},
+        "seen": {name: stage.images_seen for name, stage in described.items()},
+        "accepted": {group: row["accepted"]["share"] for group, row in rows.items()},
     }
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.peer_curve --minutes=60 --every=15 --out=outputs/peer_curve
 
 The same pictures, captions, text encoder, batch size and scorer as `benchmarks.learning_curve`
-gives this package, and the base U-Net of imagen-pytorch's README at `--parameters` (10 million)
-with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler. The clock
-stands still while it draws and is scored. Install it as docs/benchmarks.md says.
+gives `configs/shapes_fast.py`, and the base U-Net of imagen-pytorch's README at `--parameters` (10
+million) with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler. The
+clock stands still while it draws and is scored. Install it as docs/benchmarks.md says.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from imagen_jax.evaluation.caption_accuracy import by_group, score_all
 from imagen_jax.evaluation.prompts import Prompt, load_prompts
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 
-CONFIG = "configs/shapes.py"
+CONFIG = "configs/shapes32.py"
 LEARNING_RATE = 1e-3
 GUIDANCE_WEIGHT = 3.0
 SAMPLING_STEPS = 32
@@ -70,7 +70,7 @@ def main() -> None:
             points.append(
                 {
                     "minutes": trained / 60.0,
-                    "images_seen": images,
+                    "seen": {"base": images},
                     "accepted": {name: row["accepted"]["share"] for name, row in groups.items()},
                     "parts": {
                         name: {part: share["share"] for part, share in row["parts"].items()}

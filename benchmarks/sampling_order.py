@@ -1,6 +1,6 @@
 """The Efficient U-Net's order of resampling against the usual one, at equal parameters.
 
-    python -m benchmarks.sampling_order --config=configs/shapes.py --stage=base
+    python -m benchmarks.sampling_order --config=configs/shapes32.py --stage=base
 
 The paper (section 2.4, App. B) down-samples before the convolutions of a level and up-samples
 after them, and reports 2-3 times the speed. Both networks have the same blocks, see

@@ -1,7 +1,7 @@
 """Speed and memory of the train step and the guided denoising step of a stage.
 
-    python -m benchmarks.steps --config=configs/shapes.py --stage=base
-    python -m benchmarks.steps --config=configs/shapes.py --stage=base --compare=preset
+    python -m benchmarks.steps --config=configs/shapes32.py --stage=base
+    python -m benchmarks.steps --config=configs/shapes32.py --stage=base --compare=preset
 
 With `--compare`, imagen-pytorch runs beside it in the same run, one process at a time, in turns:
 

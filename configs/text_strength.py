@@ -22,8 +22,8 @@ def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     base = StageConfig(
         resolution=32,
-        # The network of configs/shapes.py at half the width and without its last level, the pixels
-        # folded into 2x2 patches.
+        # The network of configs/shapes32.py at half the width and without its last level, the
+        # pixels folded into 2x2 patches.
         model=ModelConfig(
             channels=(32, 64),
             num_res_blocks=(2, 2),

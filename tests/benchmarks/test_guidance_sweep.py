@@ -13,15 +13,19 @@ def test_sweep_writes_figures_and_goes_on_where_it_was(tmp_path, capsys):
     pytest.importorskip("matplotlib")  # CI installs it for the slow tests
     arguments = [f"--out={tmp_path}", "--num_prompts=5", "--guidance_weights=1,9"]
     assert guidance_sweep.main(arguments) == 0
-    assert (tmp_path / "sweep_base.png").stat().st_size > 10_000
+    # The base has 16 pixels, too few for the scorer: figures without a score, and no plot.
+    assert [path.name for path in tmp_path.glob("*.png")] == ["sweep_sr64.png"]
+    assert (tmp_path / "sweep_sr64.png").stat().st_size > 10_000
     sweep = json.loads((tmp_path / "sweep.json").read_text())
     cells = {(c["threshold"], c["guidance_weight"]): c["stages"]["base"] for c in sweep["cells"]}
     assert set(cells) == {(t, w) for t in ("none", "static", "dynamic") for w in (1.0, 9.0)}
     # Without thresholding, guidance drives pixels out of range; that is what it is for.
     assert cells["none", 9.0]["clipped pixels"] > cells["none", 1.0]["clipped pixels"]
+    assert all(cell["accepted"] is None for cell in cells.values())
+    assert all(0 <= c["stages"]["sr64"]["accepted"] <= 1 for c in sweep["cells"])
 
     pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    pictures.pop(tmp_path / "sweep_base.png")
+    pictures.pop(tmp_path / "sweep_sr64.png")
     assert guidance_sweep.main(arguments) == 0
     assert all(path.stat().st_mtime_ns == time for path, time in pictures.items())
     assert json.loads((tmp_path / "sweep.json").read_text()) == sweep

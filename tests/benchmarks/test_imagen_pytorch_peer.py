@@ -14,7 +14,7 @@ from benchmarks.measure import DENOISE, TRAIN
 
 @pytest.mark.parity
 def test_the_equal_graphs_are_equal():
-    length, dim = 32, 128  # of the encoder and the captions of configs/shapes.py
+    length, dim = 32, 128  # of the encoder and the captions of configs/shapes32.py
     unet = imagen_pytorch_peer.equal_unet(length, dim, 0)
     text = {
         "text_embeds": torch.ones(1, length, dim),
@@ -50,7 +50,7 @@ def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
     peer_curve.main()
     # Less time than one step takes: the first step ends it.
     (point,) = json.loads((tmp_path / "curve.json").read_text())
-    assert point["images_seen"] == 32
+    assert point["seen"] == {"base": 32}
     assert set(point["accepted"]) > {"one object", "two objects", "count"}
     assert np.load(tmp_path / "minute_0000.00.npy").shape == (5, 32, 32, 3)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
