@@ -60,7 +60,7 @@ def get_config():
         input_skip=True,
     )
     # Differs from Imagen: dynamic thresholding greys flat pictures (docs/evaluation.md).
-    sample = SampleConfig(num_steps=32, guidance_weight=1.5, threshold="static")
+    sample = SampleConfig(num_steps=32, guidance_weight=3.0, threshold="static")
     base = StageConfig(resolution=16, model=model, diffusion=diffusion, train=train, sample=sample)
     # 16 pixels leave open what an outline is, so this stage reads the text too.
     sr64 = StageConfig(
