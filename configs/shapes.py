@@ -60,7 +60,9 @@ def get_config():
         input_skip=True,
     )
     # Differs from Imagen: dynamic thresholding greys flat pictures (docs/evaluation.md).
-    sample = SampleConfig(num_steps=32, guidance_weight=3.0, threshold="static")
+    sample = SampleConfig(
+        sampler="ancestral", num_steps=64, guidance_weight=3.0, threshold="static"
+    )
     base = StageConfig(resolution=16, model=model, diffusion=diffusion, train=train, sample=sample)
     # 16 pixels leave open what an outline is, so this stage reads the text too.
     sr64 = StageConfig(
@@ -75,7 +77,7 @@ def get_config():
         diffusion=dataclasses.replace(diffusion, logsnr_mean=-2.0, logsnr_std=2.0),
         train=dataclasses.replace(train, batch_size=32, num_steps=6000),
         # Differs from Imagen (0.1 to 0.3): noise costs more outlines than it hides of the base.
-        sample=dataclasses.replace(sample, num_steps=16, guidance_weight=1.0, aug_level=0.0),
+        sample=SampleConfig(num_steps=16, guidance_weight=1.0, threshold="static", aug_level=0.0),
     )
     return to_config_dict(
         CascadeConfig(
