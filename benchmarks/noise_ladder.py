@@ -6,7 +6,8 @@ True small pictures of prompts for one object are given noise of some log-SNR, t
 on sampling from there as it would have come by, later stages enlarge the result, and the scorer
 counts the pictures that obey their prompts. Started at "none" nothing is drawn by the base, so
 that row is what the later stages cost; each further row adds the levels between it and the one
-above. The base is sampled with the ancestral sampler; all else is as the weights say.
+above. That a level costs much does not say that mending it gains as much: levels can fail on the
+same pictures. The base is sampled with the ancestral sampler; all else is as the weights say.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.denoising_error import load_denoiser
-from imagen_jax.config import DataConfig
 from imagen_jax.diffusion import guidance, process, samplers, schedules, thresholding
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import score_all
-from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts
 from imagen_jax.evaluation.scene_reader import SMALLEST
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.stage import make_settings, picture_keys
@@ -34,8 +34,6 @@ from imagen_jax.types import Array, normalize_image, null_text, to_uint8
 
 LEVELS = (math.inf, 8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -4.0)
 GROUP = "one object"
-GROUPS = 5  # that prompts of shapes are dealt out to
-NUM_STEPS = 64
 
 
 def draw_from(
@@ -73,16 +71,19 @@ def ladder(directory: str, num_prompts: int, levels: Sequence[float]) -> Iterato
     """For each level where sampling starts: `logsnr` (the next of the grid), `accepted`, `mse`.
 
     Raises:
-      UserError: no such weights, or their last stage is too small for the scorer.
+      UserError: no such weights, not of shapes, or their last stage too small for the scorer.
     """
     base = load_denoiser(directory, "base")
     cascade = Cascade.from_directory(directory)
     chain = cascade.chain(None, False)
-    last = cascade.artefact.config.stages[chain[-1]].resolution
+    config = cascade.artefact.config
+    if config.data.source != "shapes":
+        raise UserError(f"{directory} draws {config.data.source}; only shapes can be scored")
+    last = config.stages[chain[-1]].resolution
     if last < SMALLEST:
         raise UserError(f"{directory} ends at {last} pixels; the scorer needs {SMALLEST}")
     settings = cascade.settings("base")
-    prompts = load_prompts(DataConfig(source="shapes"), GROUPS * num_prompts)
+    prompts = load_prompts(config.data, len(SHAPES_GROUPS) * num_prompts)
     rows = [i for i, prompt in enumerate(prompts.prompts) if prompt.group == GROUP]
     asked = [prompts.prompts[i] for i in rows]
     true = np.stack(list(prompts.true_pictures(base.resolution)))[rows]
@@ -102,12 +103,10 @@ def ladder(directory: str, num_prompts: int, levels: Sequence[float]) -> Iterato
             x_hat, settings.threshold, settings.percentile, settings.threshold_cap
         )
 
-    schedule = schedules.make_schedule(
-        cascade.artefact.config.stages["base"].diffusion, base.resolution
-    )
-    grid = np.asarray(jax.vmap(schedule)(samplers.time_grid(NUM_STEPS)))
+    schedule = schedules.make_schedule(config.stages["base"].diffusion, base.resolution)
+    grid = np.asarray(jax.vmap(schedule)(samplers.time_grid(settings.num_steps)))
     for level in levels:
-        start = int(np.argmin(np.abs(grid - level))) if math.isfinite(level) else NUM_STEPS
+        start = int(np.argmin(np.abs(grid - level))) if math.isfinite(level) else len(grid) - 1
         drawn = draw_from(denoise, x, picture_keys(seeds, 0), grid[start:], settings.gamma)
         pictures = np.asarray(to_uint8(drawn))
         for name in chain[1:]:
@@ -115,7 +114,7 @@ def ladder(directory: str, num_prompts: int, levels: Sequence[float]) -> Iterato
             pictures = cascade.draw_batch(name, text, seeds, later, pictures)
         scores = score_all(pictures, asked)
         yield {
-            "logsnr": float(grid[start]) if start < NUM_STEPS else math.inf,
+            "logsnr": float(grid[start]) if start < len(grid) - 1 else math.inf,
             "accepted": float(np.mean([one.accepted for one in scores])),
             "mse": float(jnp.mean((drawn - x) ** 2)),
         }
@@ -128,11 +127,12 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.num_prompts < 1:
         parser.error(f"--num_prompts={flags.num_prompts} must be at least 1")
-    print(f"of {flags.num_prompts} prompts of one object, by the log-SNR where sampling starts")
-    print(" start  obeyed  error of the base against the true picture (mean square)")
     try:
-        for row in ladder(flags.directory, flags.num_prompts, LEVELS):
-            start = f"{row['logsnr']:6.2f}" if math.isfinite(row["logsnr"]) else "  none"
+        for index, row in enumerate(ladder(flags.directory, flags.num_prompts, LEVELS)):
+            if index == 0:
+                print(f"of {flags.num_prompts} prompts of one object, by where sampling starts")
+                print("log-SNR  obeyed  mean square error of the base against the true picture")
+            start = f"{row['logsnr']:7.2f}" if math.isfinite(row["logsnr"]) else "   none"
             print(f"{start}  {row['accepted']:6.1%}  {row['mse']:.5f}", flush=True)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -61,6 +61,14 @@ def test_shipped_shapes_lose_more_the_earlier_they_start():
     assert rows[0]["accepted"] >= 0.75
 
 
-def test_what_cannot_be_climbed_is_one_message(capsys):
-    assert noise_ladder.main(["nowhere"]) == 2
-    assert "no weights in nowhere" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "directory, message",
+    [
+        ("nowhere", "no weights in nowhere"),
+        ("imagen_jax/weights/emoji", "imagen_jax/weights/emoji draws emoji; only shapes"),
+    ],
+)
+def test_what_cannot_be_climbed_is_one_message(directory, message, capsys):
+    assert noise_ladder.main([directory]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.out == ""
