@@ -4,8 +4,10 @@
 
 The same pictures, captions, text encoder, batch size and scorer as `benchmarks.learning_curve`
 gives `configs/shapes_fast.py`, and the base U-Net of imagen-pytorch's README at `--parameters` (10
-million) with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler. The
-clock stands still while it draws and is scored. Install it as docs/benchmarks.md says.
+million) with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler.
+Pictures are drawn from its parameters: its moving average, taken every tenth step, is an average of
+nearly the whole of so short a run, and draws noise. The clock stands still while it draws and is
+scored. Install it as docs/benchmarks.md says.
 """
 
 from __future__ import annotations
@@ -131,14 +133,16 @@ def train_one(trainer: Any, example: dict[str, Any], text: Callable[[list[str]],
 def draw(
     trainer: Any, prompts: tuple[Prompt, ...], text: Callable[[list[str]], dict], size: int
 ) -> np.ndarray:
-    """`[P, S, S, 3]` uint8 from its moving average, one picture for each prompt."""
+    """`[P, S, S, 3]` uint8 from its parameters, one picture for each prompt."""
     import torch
 
     torch.manual_seed(SEED)
     drawn = []
     for start in range(0, len(prompts), size):
         captions = [prompt.text for prompt in prompts[start : start + size]]
-        pictures = trainer.sample(cond_scale=GUIDANCE_WEIGHT, use_tqdm=False, **text(captions))
+        pictures = trainer.sample(
+            cond_scale=GUIDANCE_WEIGHT, use_non_ema=True, use_tqdm=False, **text(captions)
+        )
         drawn.append(pictures.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8))
     return torch.cat(drawn).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -10,6 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import graphs, imagen_pytorch_peer, ours, peer_curve
 from benchmarks.measure import DENOISE, TRAIN
+from imagen_jax.config import TextConfig, load_config
+from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.text.encoder import load_encoder
 
 
 @pytest.mark.parity
@@ -54,3 +57,21 @@ def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
     assert set(point["accepted"]) > {"one object", "two objects", "count"}
     assert np.load(tmp_path / "minute_0000.00.npy").shape == (5, 32, 32, 3)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_its_pictures_are_those_of_what_it_has_learned_last():
+    config = load_config(peer_curve.CONFIG)
+    text = peer_curve._Text(load_encoder(TextConfig(max_length=config.text.max_length)))
+    trainer = peer_curve.make_trainer(config.stages["base"], text, 100_000)
+    prompts = load_prompts(config.data, 5).prompts[:1]
+    captions = [prompt.text for prompt in prompts]
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    peer_curve.train_one(trainer, {"image": image, "captions": captions}, text)
+    before = peer_curve.draw(trainer, prompts, text, 1)
+    with torch.no_grad():
+        for parameter in trainer.imagen.unets.parameters():
+            parameter.add_(0.1)  # as one step more would; its moving average stays
+    after = peer_curve.draw(trainer, prompts, text, 1)
+    assert np.abs(after.astype(int) - before).mean() > 1.0

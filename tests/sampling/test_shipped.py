@@ -1,12 +1,13 @@
 """The weights in the package: they load, they fit, and they draw what the prompt says."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import DataConfig, load_config
 from imagen_jax.data.images import resize_uint8
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.sampling import Cascade, artefact
@@ -25,6 +26,17 @@ def test_what_ships_is_complete_and_small():
         folder = Path(artefact.__file__).parents[1] / "weights" / name
         assert sum(file.stat().st_size for file in folder.iterdir()) <= MAX_BYTES
         assert {"README.md", "LICENSE", "config.json"} <= {file.name for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", artefact.shipped_names())
+def test_what_ships_is_built_and_sampled_as_its_config_says(name):
+    shipped = artefact.load_shipped(name).config
+    config = load_config(str(Path(__file__).parents[2] / "configs" / f"{name}.py"))
+    assert shipped.text == config.text
+    assert list(shipped.stages) == list(config.stages)
+    for stage, written in config.stages.items():
+        # How long each stage was trained is its own; the model card says it.
+        assert dataclasses.replace(shipped.stages[stage], train=written.train) == written
 
 
 def test_the_colour_scorer_names_the_colours_of_true_renders():
