@@ -27,6 +27,7 @@ from benchmarks.learning_curve import plot
 from imagen_jax.config import StageConfig, TextConfig, load_config
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.sources import load_source
+from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import by_group, score_all
 from imagen_jax.evaluation.prompts import Prompt, load_prompts
 from imagen_jax.text.encoder import TextEncoder, load_encoder
@@ -46,12 +47,17 @@ def main() -> None:
     parser.add_argument("--num_prompts", type=int, default=100)
     parser.add_argument("--parameters", type=int, default=10_000_000)
     flags = parser.parse_args()
-    check_installed()
+    if min(flags.minutes, flags.every) <= 0.0:
+        parser.error("--minutes and --every must be positive")
     config = load_config(CONFIG)
+    try:
+        check_installed()
+        prompts = load_prompts(config.data, flags.num_prompts).prompts
+    except UserError as error:
+        parser.error(str(error))
     (stage, *_) = config.ordered_stages().values()
-    text = _Text(load_encoder(TextConfig(max_length=config.text.max_length)))
+    text = PeerText(load_encoder(TextConfig(max_length=config.text.max_length)))
     trainer = make_trainer(stage, text, flags.parameters)
-    prompts = load_prompts(config.data, flags.num_prompts).prompts
     examples = batches(
         load_source(config.data, "train", stage.resolution),
         batch_size=stage.train.batch_size,
@@ -87,7 +93,7 @@ def main() -> None:
     plot(points, flags.out / "curve.png")
 
 
-class _Text:
+class PeerText:
     """Captions to what imagen-pytorch is given: embeddings `[B, L, D]` and their mask."""
 
     def __init__(self, encoder: TextEncoder):
@@ -103,7 +109,7 @@ class _Text:
         }
 
 
-def make_trainer(stage: StageConfig, text: _Text, parameters: int) -> Any:
+def make_trainer(stage: StageConfig, text: PeerText, parameters: int) -> Any:
     """Its trainer, with the base U-Net of its README."""
     imagen_pytorch = import_imagen_pytorch()
     imagen = imagen_pytorch.Imagen(

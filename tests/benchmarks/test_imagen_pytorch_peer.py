@@ -63,7 +63,7 @@ def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
 @pytest.mark.parity
 def test_its_pictures_are_those_of_what_it_has_learned_last():
     config = load_config(peer_curve.CONFIG)
-    text = peer_curve._Text(load_encoder(TextConfig(max_length=config.text.max_length)))
+    text = peer_curve.PeerText(load_encoder(TextConfig(max_length=config.text.max_length)))
     trainer = peer_curve.make_trainer(config.stages["base"], text, 100_000)
     prompts = load_prompts(config.data, 5).prompts[:1]
     captions = [prompt.text for prompt in prompts]
@@ -75,3 +75,14 @@ def test_its_pictures_are_those_of_what_it_has_learned_last():
             parameter.add_(0.1)  # as one step more would; its moving average stays
     after = peer_curve.draw(trainer, prompts, text, 1)
     assert np.abs(after.astype(int) - before).mean() > 1.0
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("--num_prompts=2", "at least 5"), ("--minutes=0", "positive")]
+)
+@pytest.mark.parity
+def test_wrong_arguments_are_refused_in_a_line(tmp_path, monkeypatch, capsys, argument, message):
+    monkeypatch.setattr("sys.argv", ["peer_curve", f"--out={tmp_path}", argument])
+    with pytest.raises(SystemExit):
+        peer_curve.main()
+    assert message in capsys.readouterr().err
