@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.denoising_error import SCENE_SEED, Denoiser, held_out_scenes, load_denoisers
-from imagen_jax.data.shapes import Scene, caption
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, KINDS, MAX_COUNT, SHAPES
+from imagen_jax.data.builtin.shapes import Scene, caption
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS, KINDS, MAX_COUNT, SHAPES
 from imagen_jax.types import normalize_image
 
 LOGSNRS = (-8, -5, -3, -1)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagen_jax.data.store_writer import StorePlan, write_shards
+from imagen_jax.stores.writer import StorePlan, write_shards
 from imagen_jax.text.embedding_store import pack, to_record, to_table
 from imagen_jax.text.tokenizer import load_tokenizer
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.denoising_error import Denoiser, held_out_scenes, load_denoisers
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, SHAPES
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, SHAPES
 from imagen_jax.types import normalize_image
 
 LOGSNRS = (-8, -5, -3, -2, -1, 0)

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.data.shapes import Scene, caption, render, scene
+from imagen_jax.data.builtin.shapes import Scene, caption, render, scene
 from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
 from imagen_jax.models import apply_model, build_model, project_text
-from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.types import Array, TextCond, normalize_image
+from imagen_jax.weights import artefact
 
 LOGSNRS = (-5, -4, -3, -2, -1, 0, 1, 2, 4)
 SCENE_SEED = -1  # training refuses negative seeds

@@ -15,8 +15,8 @@ import itertools
 
 import numpy as np
 
-from imagen_jax.data.shapes import captions
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS
+from imagen_jax.data.builtin.shapes import captions
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS
 from imagen_jax.sampling import Cascade
 
 SEED = 2024  # of the captions; training uses another

@@ -22,10 +22,11 @@ from imagen_jax.cli.common import setup_jax
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.report import text_report
-from imagen_jax.sampling import Cascade, artefact
+from imagen_jax.sampling import Cascade
 from imagen_jax.text.embedding_store import pack, unpack
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import TextCond
+from imagen_jax.weights import artefact
 
 SHIPPED = Path(artefact.__file__).parent.parent / "weights" / "shapes"
 NUM_SCENES = 128

@@ -29,8 +29,8 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from benchmarks.denoising_error import held_out_scenes, load_denoisers
-from imagen_jax.data.shapes import Scene, render
-from imagen_jax.data.shapes.scenes import MARGIN, MAX_ANGLE, SIZES, Object
+from imagen_jax.data.builtin.shapes import Scene, render
+from imagen_jax.data.builtin.shapes.scenes import MARGIN, MAX_ANGLE, SIZES, Object
 from imagen_jax.diffusion import process
 
 LOGSNRS = (-5, -3, -2, -1, 0, 1, 2)

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from imagen_jax.config import load_config
-from imagen_jax.sampling import artefact
+from imagen_jax.weights import artefact
 
 ROOT = Path(__file__).resolve().parents[1]
 

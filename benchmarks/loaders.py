@@ -168,7 +168,7 @@ def _config(root: Path, name: str) -> DataConfig:
 def _ours(name: str) -> Callable[[Path, int, int, int], Iterator]:
     def start(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
         from imagen_jax.data.pipeline import batches
-        from imagen_jax.data.sources import load_source
+        from imagen_jax.data.source import load_source
 
         return batches(
             load_source(_config(root, name), "train", resolution),

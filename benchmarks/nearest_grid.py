@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.sources import load_source
+from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.evaluate import REPORT_FILE
 from imagen_jax.evaluation.prompts import load_prompts
-from imagen_jax.sampling.images import labelled_grid, save_png
+from imagen_jax.pictures import labelled_grid, save_png
 
 
 def nearest_grid(directory: Path, rows: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from imagen_jax.evaluation.caption_accuracy import score_all
 from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts
 from imagen_jax.evaluation.scene_reader import SMALLEST
 from imagen_jax.sampling import Cascade
-from imagen_jax.sampling.stage import make_settings, picture_keys
+from imagen_jax.sampling.loop import make_settings, picture_keys
 from imagen_jax.types import Array, normalize_image, null_text, to_uint8
 
 LEVELS = (math.inf, 8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -4.0)

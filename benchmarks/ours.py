@@ -16,7 +16,7 @@ from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Progr
 from imagen_jax.config import StageConfig
 from imagen_jax.models import build_model
 from imagen_jax.parallel.compiler import compiler_options
-from imagen_jax.sampling.stage import make_settings, picture_keys, sampler_program
+from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state

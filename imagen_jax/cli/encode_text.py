@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
 
 def verify(directory: str) -> None:
     """Reads a whole store. Raises UserError if a shard is not what was written."""
-    from imagen_jax.data import record_store
-    from imagen_jax.data.store_manifest import read_manifest
+    from imagen_jax.stores import store as record_store
+    from imagen_jax.stores.manifest import read_manifest
 
     if problems := record_store.verify(directory):
         raise UserError(f"{directory} is damaged:\n" + "\n".join(f"  {line}" for line in problems))
@@ -72,7 +72,7 @@ def encode(config: CascadeConfig) -> None:
     import jax
 
     from imagen_jax.cli.common import setup_jax
-    from imagen_jax.data.progress import ProgressLine
+    from imagen_jax.progress import ProgressLine
     from imagen_jax.text import encode_captions as job
     from imagen_jax.text.encoder import load_encoder
 
@@ -117,7 +117,7 @@ def encode(config: CascadeConfig) -> None:
 
 def caption_set(config: CascadeConfig):
     """The captions that training and validation of this configuration read."""
-    from imagen_jax.data.sources import load_source
+    from imagen_jax.data.source import load_source
     from imagen_jax.text.encode_captions import CaptionSet
 
     size = min(stage.resolution for stage in config.stages.values())

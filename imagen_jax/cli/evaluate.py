@@ -22,7 +22,7 @@ from imagen_jax.config import CascadeConfig, load_config, validate_sample
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from imagen_jax.sampling.artefact import Artefact
+    from imagen_jax.weights.artefact import Artefact
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -136,7 +136,7 @@ def _find(flags: argparse.Namespace, config: CascadeConfig | None) -> Artefact:
         return find_weights(flags.config, config, flags.workdir)
     if flags.config or flags.workdir:
         raise UserError("--weights stands alone: leave out --config and --workdir")
-    from imagen_jax.sampling import artefact as artefact_lib
+    from imagen_jax.weights import artefact as artefact_lib
 
     return artefact_lib.load_shipped(flags.weights) or artefact_lib.load(flags.weights)
 

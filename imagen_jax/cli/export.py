@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dtype", default="float16", choices=("float16", "float32"))
     flags = parser.parse_args(arguments)
 
-    from imagen_jax.sampling import artefact as artefact_lib
+    from imagen_jax.weights import artefact as artefact_lib
 
     try:
         if Path(flags.out).exists() and not Path(flags.out).is_dir():

@@ -130,7 +130,7 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
         )
     else:
         from imagen_jax.data.prepare import prepare
-        from imagen_jax.data.progress import ProgressLine
+        from imagen_jax.progress import ProgressLine
 
         manifest = prepare(
             data,
@@ -158,8 +158,8 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
 
 
 def _verify(directory: str) -> int:
-    from imagen_jax.data.record_store import verify
-    from imagen_jax.data.store_manifest import read_manifest
+    from imagen_jax.stores.manifest import read_manifest
+    from imagen_jax.stores.store import verify
 
     manifest = read_manifest(directory)
     problems = verify(directory)

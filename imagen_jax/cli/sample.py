@@ -14,7 +14,7 @@ from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, load_config
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from imagen_jax.sampling.artefact import Artefact
+    from imagen_jax.weights.artefact import Artefact
 
 # Flags that override a stage's SampleConfig, with their types.
 OVERRIDES = {
@@ -177,7 +177,7 @@ def find_weights(
       UserError: there are none (the message has the command that trains them), or they are of
         another network than `config` describes.
     """
-    from imagen_jax.sampling import artefact as artefact_lib
+    from imagen_jax.weights import artefact as artefact_lib
 
     if workdir is not None:
         artefact = artefact_lib.load(workdir)
@@ -262,7 +262,7 @@ def _convert(flag: str, text: str, kind: type):
 
 def _describe(artefact: Artefact) -> None:
     """Prints what the weights are, and warns if they have hardly been trained."""
-    from imagen_jax.sampling.artefact import few_images, typical_images
+    from imagen_jax.weights.artefact import few_images, typical_images
 
     for name, stage in artefact.config.ordered_stages().items():
         if name not in artefact.stages:

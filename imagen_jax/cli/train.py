@@ -131,11 +131,11 @@ def train(
     """Trains `stages` one after the other; returns the signal that ended it early, if any."""
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
-    from imagen_jax.sampling import artefact
     from imagen_jax.text.embedding_store import open_store
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
+    from imagen_jax.weights import artefact
 
     setup_jax()
     check_same_command(config, stages)

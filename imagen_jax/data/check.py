@@ -14,7 +14,7 @@ import numpy as np
 
 from imagen_jax.data.images import decode_image
 from imagen_jax.data.records import DecodedRecords
-from imagen_jax.data.sources import BadItem, FilteredItem, Item, Source
+from imagen_jax.data.source import BadItem, FilteredItem, Item, Source
 
 # Of each kind of fault, so many items are named.
 NAMED = 5

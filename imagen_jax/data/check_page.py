@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 
 from imagen_jax.data.check import Findings
-from imagen_jax.data.sources import Item
+from imagen_jax.data.source import Item
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from imagen_jax.data.sources import BadItem
+from imagen_jax.data.source import BadItem
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import itertools
 
-from imagen_jax.data.sources import Item, Source
+from imagen_jax.data.source import Item, Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from imagen_jax.data.formats.offsets import places
 from imagen_jax.data.images import stored_size
-from imagen_jax.data.offsets import places
-from imagen_jax.data.progress import ProgressLine
 from imagen_jax.data.records import Records
-from imagen_jax.data.sources import BadItem
+from imagen_jax.data.source import BadItem
 from imagen_jax.files import write_atomically
+from imagen_jax.progress import ProgressLine
 
 NAME = "picture-sizes"
 _ROW = np.dtype([("stamp", "<u8"), ("width", "<i4"), ("height", "<i4")])

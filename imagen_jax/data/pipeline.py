@@ -27,7 +27,7 @@ import numpy as np
 
 from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.mixing import MixedSource
-from imagen_jax.data.sources import BadItem, FilteredItem, Item, Source
+from imagen_jax.data.source import BadItem, FilteredItem, Item, Source
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.prepared import CONTENT, encode_record
+from imagen_jax.data.formats.array_record import CONTENT, encode_record
 from imagen_jax.data.records import Record, Records, Wanted, load_records
-from imagen_jax.data.sources import BadItem, FilteredItem, Source, load_source
-from imagen_jax.data.store_manifest import Manifest
-from imagen_jax.data.store_writer import Read, StorePlan, write_shards
+from imagen_jax.data.source import BadItem, FilteredItem, Source, load_source
 from imagen_jax.errors import UserError
+from imagen_jax.stores.manifest import Manifest
+from imagen_jax.stores.writer import Read, StorePlan, write_shards
 
 # Read, checked and held in memory at a time by each thread.
 _AHEAD = 4

@@ -20,10 +20,10 @@ from etils import epath
 from imagen_jax.config import DataConfig
 from imagen_jax.data.prepare import open_records, plan_store, reader
 from imagen_jax.data.records import Records
-from imagen_jax.data.store_manifest import UNFINISHED, Manifest, Shard
-from imagen_jax.data.store_writer import StorePlan, begin_store, finish_store, make_shard
 from imagen_jax.errors import UserError
 from imagen_jax.files import write_atomically
+from imagen_jax.stores.manifest import UNFINISHED, Manifest, Shard
+from imagen_jax.stores.writer import StorePlan, begin_store, finish_store, make_shard
 
 # Messages of the shards that failed. A runner hands over errors in its own way, if at all.
 _FAILED = "failed"

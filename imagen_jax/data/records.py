@@ -21,7 +21,7 @@ import numpy as np
 
 from imagen_jax.config import DataConfig, SourceConfig
 from imagen_jax.data.images import decode_crop
-from imagen_jax.data.sources import BadItem, FilteredItem, Item, unknown_source
+from imagen_jax.data.source import BadItem, FilteredItem, Item, unknown_source
 from imagen_jax.errors import UserError
 
 # Every twentieth item is held out, unless there are too few to spare any.
@@ -208,27 +208,27 @@ def load_records(config: SourceConfig, split: str | None) -> Records:
       UserError: the files are not there, or have no pictures with captions; a library is missing.
     """
     if config.source == "folder":
-        from imagen_jax.data.folder import FolderRecords
+        from imagen_jax.data.formats.folder import FolderRecords
 
         return FolderRecords(config.path, split)
     if config.source == "webdataset":
-        from imagen_jax.data.webdataset import TarRecords
+        from imagen_jax.data.formats.webdataset import TarRecords
 
         records: Records = TarRecords(config)
     elif config.source == "parquet":
-        from imagen_jax.data.parquet import ParquetRecords
+        from imagen_jax.data.formats.parquet import ParquetRecords
 
         records = ParquetRecords(config)
     elif config.source == "arrow":
-        from imagen_jax.data.arrow import ArrowRecords
+        from imagen_jax.data.formats.arrow import ArrowRecords
 
         records = ArrowRecords(config)
     elif config.source == "tfds":
-        from imagen_jax.data.tfds import TfdsRecords
+        from imagen_jax.data.formats.tfds import TfdsRecords
 
         records = TfdsRecords(config)
     elif config.source == "array_record":
-        from imagen_jax.data.prepared import PreparedRecords
+        from imagen_jax.data.formats.array_record import PreparedRecords
 
         records = PreparedRecords(config.path)
     else:

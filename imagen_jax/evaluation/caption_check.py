@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from imagen_jax.data.shapes.captions import Caption, ObjectClaim
+from imagen_jax.data.builtin.shapes.captions import Caption, ObjectClaim
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
 

@@ -22,7 +22,7 @@ from imagen_jax.config import SampleConfig, flatten
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompts import Prompt
 from imagen_jax.sampling import Cascade
-from imagen_jax.sampling.stage import make_settings
+from imagen_jax.sampling.loop import make_settings
 
 SETTINGS_FILE = "settings.json"
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.sources import Source, load_source
+from imagen_jax.data.source import Source, load_source
 from imagen_jax.evaluation import report as tables
 from imagen_jax.evaluation.prompts import Prompt
 from imagen_jax.evaluation.report import Pictures
-from imagen_jax.sampling.images import printable
+from imagen_jax.pictures import printable
 
 # Of each kind at most so many pictures, so that the page opens quickly.
 MOST_FAILURES = 200

@@ -8,7 +8,7 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.images import resize_uint8
-from imagen_jax.data.sources import BadItem, load_source
+from imagen_jax.data.source import BadItem, load_source
 
 # Pictures are compared at this side, where a moved edge costs little.
 SIDE = 16

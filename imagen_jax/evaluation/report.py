@@ -17,7 +17,7 @@ from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.prompts import Prompt, PromptSet
 from imagen_jax.evaluation.proportions import paired, share
 from imagen_jax.evaluation.scene_reader import SMALLEST
-from imagen_jax.sampling.artefact import StageWeights
+from imagen_jax.weights.artefact import StageWeights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

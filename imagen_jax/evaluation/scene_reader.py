@@ -16,8 +16,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS, SIZES
 from imagen_jax.data.images import resize_uint8
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, SIZES
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.shape_fit import Fit, fit_shapes
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from scipy import ndimage
 
-from imagen_jax.data.shapes.rendering import DISTANCES
+from imagen_jax.data.builtin.shapes.rendering import DISTANCES
 
 # After a turn by a full circle over this number a shape is itself again; 0: after any turn.
 _SYMMETRY = {

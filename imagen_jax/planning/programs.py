@@ -17,7 +17,7 @@ from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
 from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.planning.topology import Topology, devices_of
-from imagen_jax.sampling.stage import make_settings, sampler_program
+from imagen_jax.sampling.loop import make_settings, sampler_program
 from imagen_jax.training import feed
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.training.loop import lower_step

@@ -36,13 +36,13 @@ import numpy as np
 from imagen_jax.config import SQUARE, SampleConfig, StageConfig, parse_aspect
 from imagen_jax.errors import UserError
 from imagen_jax.models import build_model, init_params
-from imagen_jax.sampling import artefact as artefact_lib
-from imagen_jax.sampling.artefact import Artefact
+from imagen_jax.sampling.loop import SampleSettings, make_settings, picture_keys, sample_stage
+from imagen_jax.sampling.low_res_image import low_res_picture
 from imagen_jax.sampling.result import Result
-from imagen_jax.sampling.stage import SampleSettings, make_settings, picture_keys, sample_stage
-from imagen_jax.sampling.start_image import low_res_picture
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
+from imagen_jax.weights import artefact as artefact_lib
+from imagen_jax.weights.artefact import Artefact
 
 logger = logging.getLogger("imagen_jax")
 

@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 import imagen_jax
+from imagen_jax import pictures as images
 from imagen_jax.config import SampleConfig
-from imagen_jax.sampling import images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

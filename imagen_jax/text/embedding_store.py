@@ -22,8 +22,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 
 from imagen_jax.config import TextConfig
-from imagen_jax.data.record_store import RecordError, RecordStore
 from imagen_jax.errors import UserError
+from imagen_jax.stores.store import RecordError, RecordStore
 from imagen_jax.text import cleaning
 from imagen_jax.text.encoder import identify, is_here
 from imagen_jax.types import Array, TextCond

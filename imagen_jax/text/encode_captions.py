@@ -19,11 +19,11 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, TextConfig
-from imagen_jax.data.sources import BadItem, Source, captions_of
-from imagen_jax.data.store_manifest import Manifest
-from imagen_jax.data.store_writer import StorePlan, write_shards
+from imagen_jax.data.source import BadItem, Source, captions_of
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
+from imagen_jax.stores.manifest import Manifest
+from imagen_jax.stores.writer import StorePlan, write_shards
 from imagen_jax.text.embedding_store import DTYPES, encoder_meta, pack, to_record, to_table
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import Array

@@ -18,7 +18,7 @@ from etils import epath
 
 from imagen_jax.files import absolute
 from imagen_jax.parallel.agreement import Agreement
-from imagen_jax.training.record import Progress
+from imagen_jax.training.counters import Progress
 from imagen_jax.training.state import TrainState, state_digest
 
 # Beside the directory of the checkpoints, so that Orbax does not take what is there for one.

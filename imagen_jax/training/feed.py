@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from imagen_jax.config import StageConfig
 from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.pipeline import LeftOut
-from imagen_jax.data.sources import Source
+from imagen_jax.data.source import Source
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards

@@ -28,11 +28,11 @@ from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.distributed import explain_lost_peer, is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
-from imagen_jax.sampling import artefact
 from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
 from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.counters import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.flops import Utilization, model_flops_per_image
 from imagen_jax.training.goodput import Goodput
 from imagen_jax.training.interrupt import StopSignal, StopVote
@@ -40,11 +40,11 @@ from imagen_jax.training.optimizer import learning_rate, make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
 from imagen_jax.training.profile import Profile
-from imagen_jax.training.record import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
 from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
 from imagen_jax.training.validation import Validation
 from imagen_jax.types import Array, Batch
+from imagen_jax.weights import artefact
 
 # Folded into a stage's key for its first parameters; steps fold in their number, from 0.
 INIT = 2**31 - 1

@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from imagen_jax.config import CascadeConfig, stage_shapes, to_json_dict
 from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
-from imagen_jax.sampling import artefact
-from imagen_jax.sampling.images import save_png
+from imagen_jax.pictures import save_png
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
+from imagen_jax.training.counters import Saved
 from imagen_jax.training.logs import RunLog
-from imagen_jax.training.record import Saved
+from imagen_jax.weights import artefact
 
 
 def export_ema(

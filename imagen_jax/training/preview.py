@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import spread_items
-from imagen_jax.data.sources import Item, Source
+from imagen_jax.data.source import Item, Source
 from imagen_jax.diffusion import augmentation, process, schedules
 from imagen_jax.models import apply_model, project_text
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import replicate
-from imagen_jax.sampling.images import labelled_grid
-from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.pictures import labelled_grid
+from imagen_jax.sampling.loop import make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.step import low_res_condition
 from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8

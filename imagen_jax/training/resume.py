@@ -9,7 +9,7 @@ from imagen_jax.config import CascadeConfig, flatten, from_json_dict, to_json_di
 from imagen_jax.errors import UserError
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
-from imagen_jax.training.record import Saved
+from imagen_jax.training.counters import Saved
 from imagen_jax.training.state import TrainState
 
 # What may differ between a checkpoint and the config that continues it: lengths, intervals,

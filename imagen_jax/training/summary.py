@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from imagen_jax.config import StageConfig
 from imagen_jax.parallel.sharding import path_string, rule_of
-from imagen_jax.sampling.artefact import typical_images
 from imagen_jax.training.state import TrainState
+from imagen_jax.weights.artefact import typical_images
 
 
 def count_parameters(params: Any) -> int:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.buckets import load_stage_source
 from imagen_jax.data.pipeline import spread_items
-from imagen_jax.data.sources import Item, Source
+from imagen_jax.data.source import Item, Source
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.text.embedding_store import check_covers

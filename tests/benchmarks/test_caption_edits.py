@@ -10,7 +10,7 @@ from benchmarks.caption_edits import EDITS, LOGSNRS, edited_captions, rises
 from benchmarks.denoising_error import Denoiser, held_out_scenes
 from benchmarks.text_strength import table, write_encoder
 from imagen_jax.config import TextConfig
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES
 from imagen_jax.text.encoder import load_encoder
 
 SCENES = 40

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import error_floor
 from benchmarks.denoising_error import held_out_scenes
-from imagen_jax.data.shapes import render
+from imagen_jax.data.builtin.shapes import render
 
 
 @pytest.fixture(scope="module")

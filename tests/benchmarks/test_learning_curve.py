@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from benchmarks import learning_curve
-from imagen_jax.sampling import artefact
+from imagen_jax.weights import artefact
 
 # 32 pixels at the end, the fewest that the scorer reads.
 OVERRIDES = (

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import noise_ladder
 from imagen_jax.diffusion import samplers, schedules
-from imagen_jax.sampling.stage import picture_keys
+from imagen_jax.sampling.loop import picture_keys
 
 
 @pytest.fixture(scope="module")

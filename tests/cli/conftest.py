@@ -8,8 +8,8 @@ import pytest
 
 from imagen_jax.config import load_config
 from imagen_jax.models import build_model, init_params
-from imagen_jax.sampling import artefact as artefact_lib
 from imagen_jax.text.encoder import load_encoder
+from imagen_jax.weights import artefact as artefact_lib
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,12 @@
 import base64
 import io
 import re
-import sys
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import layouts
 
 from imagen_jax.cli import check_data
 from imagen_jax.config import DataConfig

@@ -4,7 +4,7 @@ import numpy as np
 
 from imagen_jax.cli import export
 from imagen_jax.config import load_config
-from imagen_jax.sampling import artefact as artefact_lib
+from imagen_jax.weights import artefact as artefact_lib
 
 
 def test_stages_of_a_run_become_one_directory(tmp_path, capsys):

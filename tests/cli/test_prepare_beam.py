@@ -7,19 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pytest
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
 import layouts
+import pytest
 
 from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data import prepare_beam
 from imagen_jax.data.prepare_beam import Work
-from imagen_jax.data.store_writer import StorePlan, begin_store
 from imagen_jax.errors import UserError
+from imagen_jax.stores.writer import StorePlan, begin_store
 
 # The extra is there in the second part of CI.
 pytestmark = pytest.mark.slow

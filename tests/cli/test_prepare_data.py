@@ -6,17 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import layouts
-
 from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
-from imagen_jax.data.sources import load_source
+from imagen_jax.data.source import load_source
 
 
 @pytest.fixture

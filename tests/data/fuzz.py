@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data.formats.webdataset import TarRecords
 from imagen_jax.data.images import decode_image
 from imagen_jax.data.records import DecodedRecords, Wanted
-from imagen_jax.data.sources import BadItem
-from imagen_jax.data.webdataset import TarRecords
+from imagen_jax.data.source import BadItem
 
 # Of every hundred cases, so many are tars.
 TARS = 10

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax.data.images import decode_image, resize_uint8
-from imagen_jax.data.sources import BadItem
+from imagen_jax.data.source import BadItem
 
 LEFT, RIGHT = (200, 40, 20), (20, 60, 210)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from absl import flags
 
+from imagen_jax.data.builtin.shapes.source import ShapesSource
 from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.pipeline import batches, item_order, spread_items
-from imagen_jax.data.shapes.source import ShapesSource
-from imagen_jax.data.sources import BadItem, FilteredItem, Item, captions_of
+from imagen_jax.data.source import BadItem, FilteredItem, Item, captions_of
 from imagen_jax.errors import UserError
 
 SIZE = 8

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import ndimage
 
-from imagen_jax.data.shapes import Caption, Scene, caption, render, scene
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Object
+from imagen_jax.data.builtin.shapes import Caption, Scene, caption, render, scene
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Object
 
 Rng = np.random.Generator
 SHIFT = 0.08 * 255

@@ -1,6 +1,6 @@
 import pytest
 
-from imagen_jax.data.shapes import Caption, ObjectClaim
+from imagen_jax.data.builtin.shapes import Caption, ObjectClaim
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_check import check, holds
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene

@@ -26,8 +26,8 @@ from imagen_jax.evaluation.report import text_report
 from imagen_jax.evaluation.scene_reader import SeenScene
 from imagen_jax.models import build_model, init_params
 from imagen_jax.sampling import Cascade
-from imagen_jax.sampling.artefact import Artefact, StageWeights
 from imagen_jax.text.encoder import load_encoder
+from imagen_jax.weights.artefact import Artefact, StageWeights
 
 SHAPES = DataConfig(source="shapes")
 MODEL = ModelConfig(

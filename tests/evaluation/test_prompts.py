@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.shapes import held_out_pairs, is_held_out_triple
-from imagen_jax.data.sources import hash01
+from imagen_jax.data.builtin.shapes import held_out_pairs, is_held_out_triple
+from imagen_jax.data.source import hash01
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import score_all
 from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import DISTORTIONS, WRONG_PICTURES, WRONG_SCENES, true_pictures, wrong_pictures
 
-from imagen_jax.data.shapes import Object, Scene, render
-from imagen_jax.data.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES
+from imagen_jax.data.builtin.shapes import Object, Scene, render
+from imagen_jax.data.builtin.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_check import check
 from imagen_jax.evaluation.scene_reader import UNKNOWN, SeenScene, read_scene

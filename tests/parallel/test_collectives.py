@@ -19,7 +19,7 @@ from imagen_jax.config import (
 from imagen_jax.models import build_model, init_params
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import tree_shardings
-from imagen_jax.sampling.stage import make_settings, picture_keys, sampler_program
+from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import abstract_state
 from imagen_jax.training.step import make_train_step

@@ -11,8 +11,8 @@ from PIL import Image
 
 from imagen_jax.errors import UserError
 from imagen_jax.sampling import Cascade
-from imagen_jax.sampling import artefact as artefact_lib
-from imagen_jax.sampling.start_image import low_res_picture
+from imagen_jax.sampling.low_res_image import low_res_picture
+from imagen_jax.weights import artefact as artefact_lib
 
 PROMPT, OTHER = "a red circle", "a blue square"
 
@@ -70,7 +70,7 @@ def test_batch_size_does_not_matter(cascade, result):
 
 
 def test_the_last_batch_does_not_recompile(cascade):
-    from imagen_jax.sampling import stage
+    from imagen_jax.sampling import loop as stage
 
     cascade(PROMPT, num_images=4, batch_size=4)
     before = stage.sampler_program()._cache_size()

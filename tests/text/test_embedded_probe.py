@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from imagen_jax.config import TextConfig
-from imagen_jax.data.shapes import captions
+from imagen_jax.data.builtin.shapes import captions
 from imagen_jax.text.encoder import load_encoder
 
 LENGTH = 24

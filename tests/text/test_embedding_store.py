@@ -13,7 +13,7 @@ import pytest
 
 from imagen_jax.config import DataConfig, MeshConfig, TextConfig
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.sources import BadItem, captions_of, load_source
+from imagen_jax.data.source import BadItem, captions_of, load_source
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.placement import BatchRows

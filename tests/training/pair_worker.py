@@ -9,14 +9,14 @@ from absl import app, flags
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.sources import BadItem, Item
+from imagen_jax.data.source import BadItem, Item
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.placement import BatchRows, replicate
 from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
-from imagen_jax.training.record import Progress
+from imagen_jax.training.counters import Progress
 from imagen_jax.training.state import TrainState
 
 TASK = flags.DEFINE_string("task", None, "Which test.")

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,9 +21,6 @@ from processes import (
     start_pair,
     state_of,
 )
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import layouts
 
 from imagen_jax.cli import sample
 from imagen_jax.config import MeshConfig, load_config, stage_shapes

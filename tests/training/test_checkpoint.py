@@ -11,7 +11,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
-from imagen_jax.training.record import Progress
+from imagen_jax.training.counters import Progress
 from imagen_jax.training.state import TrainState, state_digest
 
 PROGRESS = Progress(

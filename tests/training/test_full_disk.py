@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from processes import assert_same_end, finish, start, state_of
 
-from imagen_jax.sampling import artefact
+from imagen_jax.weights import artefact
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 

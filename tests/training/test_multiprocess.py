@@ -35,10 +35,10 @@ from processes import (
 )
 
 from imagen_jax.config import TextConfig
-from imagen_jax.data.prepared import CONTENT, encode_record
+from imagen_jax.data.formats.array_record import CONTENT, encode_record
 from imagen_jax.data.records import Record
-from imagen_jax.data.store_writer import StorePlan, write_shards
 from imagen_jax.parallel.distributed import HEARTBEAT_SECONDS
+from imagen_jax.stores.writer import StorePlan, write_shards
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training.goodput import ACTIVITIES, STEP
 

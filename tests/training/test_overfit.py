@@ -7,7 +7,7 @@ import pytest
 
 from imagen_jax.config import ModelConfig, SampleConfig, StageConfig, TextConfig, TrainConfig
 from imagen_jax.models import build_model
-from imagen_jax.sampling.stage import make_settings, picture_keys, sample_stage
+from imagen_jax.sampling.loop import make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state

@@ -1,14 +1,10 @@
 """train.py on a set as other tools write it, with faults in it."""
 
 import json
-import sys
-from pathlib import Path
 
+import layouts
 import pytest
 from processes import TIMEOUT, start
-
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-import layouts
 
 
 def write(folder, bad) -> None:

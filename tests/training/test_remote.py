@@ -19,14 +19,14 @@ from imagen_jax.errors import UserError
 from imagen_jax.files import absolute, is_remote, write_atomically
 from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.sampling import artefact
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training import logs
 from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.counters import Progress, Saved
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
-from imagen_jax.training.record import Progress, Saved
 from imagen_jax.training.state import init_state
+from imagen_jax.weights import artefact
 
 
 class Bucket(MemoryFileSystem):

@@ -21,7 +21,7 @@ from imagen_jax.config import (
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
-from imagen_jax.training.record import Progress
+from imagen_jax.training.counters import Progress
 from imagen_jax.training.resume import check_same_run, finished_step, newest_good
 
 ENCODER = SimpleNamespace(identity="e")

@@ -1,0 +1,1 @@
+"""Sets of pictures that need no download."""

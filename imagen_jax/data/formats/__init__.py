@@ -1,0 +1,1 @@
+"""How sets of pictures lie on disk: a file for each format."""

@@ -1,0 +1,1 @@
+"""Sharded, resumable, checked stores of records (ArrayRecord)."""

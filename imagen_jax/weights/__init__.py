@@ -1,0 +1,1 @@
+"""Weights on disk: their format, and those that ship."""

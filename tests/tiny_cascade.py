@@ -1,0 +1,98 @@
+"""A cascade of 8 and 16 px with random weights, and the embedded text encoder."""
+
+import jax
+import numpy as np
+import pytest
+
+from imagen_jax.config import (
+    CascadeConfig,
+    DiffusionConfig,
+    ModelConfig,
+    SampleConfig,
+    StageConfig,
+    TextConfig,
+)
+from imagen_jax.models import build_model, init_params
+from imagen_jax.text.encoder import load_encoder
+from imagen_jax.weights.artefact import Artefact, StageWeights
+
+# ddim with noise, so that the tests notice a wrong noise key.
+SAMPLE = SampleConfig(num_steps=3, eta=0.5, guidance_weight=2.0)
+MODEL = ModelConfig(
+    channels=(8, 16),
+    num_res_blocks=(1, 1),
+    strides=(2, 2),
+    self_attention=(False, False),
+    text_attention=("none", "cross"),
+    head_dim=8,
+)
+CONFIG = CascadeConfig(
+    name="test",
+    text=TextConfig(max_length=12),
+    stages={
+        "base": StageConfig(resolution=8, model=MODEL, sample=SAMPLE),
+        "sr16": StageConfig(
+            resolution=16,
+            low_resolution=8,
+            model=MODEL,
+            diffusion=DiffusionConfig(prediction="eps"),
+            sample=SAMPLE,
+        ),
+    },
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    return CONFIG
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """`make(stage, text_dim, seed) -> (model, params)`."""
+    return make_params
+
+
+def make_params(stage, text_dim, seed):
+    """Parameters none of which is zero, so that every input has an influence."""
+    model = build_model(
+        stage.model,
+        resolution=stage.resolution,
+        low_res=stage.low_resolution > 0,
+        text_dim=text_dim,
+    )
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1])))
+        return np.float32((path[-1].key == "scale") + noise)
+
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return load_encoder(CONFIG.text)
+
+
+@pytest.fixture(scope="session")
+def tiny(encoder):
+    """An artefact of both stages, parameters as numpy arrays."""
+    stages = {}
+    for seed, (name, stage) in enumerate(CONFIG.ordered_stages().items()):
+        _, params = make_params(stage, encoder.dim, seed)
+        stages[name] = StageWeights(
+            params=params,
+            sha256=f"{seed}" * 64,
+            num_parameters=sum(p.size for p in jax.tree.leaves(params)),
+            images_seen=1000,
+            steps=10,
+            training={"loss": 0.5},
+        )
+    return Artefact(
+        config=CONFIG,
+        encoder_identity=encoder.identity,
+        tokenizer_hash=encoder.tokenizer_hash,
+        stages=stages,
+    )

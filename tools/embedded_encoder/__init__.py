@@ -1,0 +1,1 @@
+"""Makes the text encoder that ships with the package."""
