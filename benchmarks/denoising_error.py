@@ -22,7 +22,7 @@ import numpy as np
 from imagen_jax.data.builtin.shapes import Scene, caption, render, scene
 from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, build_model, project_text
+from imagen_jax.models import apply_network, build_model, project_text
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.types import Array, TextCond, normalize_image
 from imagen_jax.weights import artefact
@@ -68,7 +68,7 @@ def load_denoiser(directory: str, name: str) -> Denoiser:
     def denoise(params, x, eps, text, level):
         logsnr = jnp.full((x.shape[0],), level)
         z = process.diffuse(x, eps, logsnr)
-        prediction = apply_model(model, params, z, logsnr, project_text(model, params, text))
+        prediction = apply_network(model, params, z, logsnr, project_text(model, params, text))
         return process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
 
     return Denoiser(

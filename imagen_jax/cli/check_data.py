@@ -130,36 +130,23 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
     import numpy as np
 
     from imagen_jax.cli.common import setup_jax
-    from imagen_jax.models import build_model
     from imagen_jax.parallel.mesh import make_mesh
     from imagen_jax.parallel.placement import BatchRows
+    from imagen_jax.stage import open_stage
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training import feed
-    from imagen_jax.training.loop import compile_step, stage_key
-    from imagen_jax.training.optimizer import make_optimizer
-    from imagen_jax.training.state import abstract_state, init_state, state_bytes
+    from imagen_jax.training.program import TrainProgram
+    from imagen_jax.training.state import state_bytes
 
     setup_jax()
-    stage = config.stages[name]
-    count = stage.train.batch_size
-    size = state_bytes(stage, text_dim(config.text))
-    mesh = make_mesh(config.mesh, state_bytes=size)
-    setting = f"config.stages.{name}.train.batch_size"
-    feed.check_batch_size(count, stage.train.accumulate, mesh, setting)
+    stage = open_stage(config, name, text_dim(config.text))
+    mesh = make_mesh(config.mesh, state_bytes=state_bytes(stage))
+    program = TrainProgram(stage, mesh, config.text.max_length)
     encoder = load_encoder(config.text, mesh=mesh)
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=encoder.dim,
-    )
-    optimizer = make_optimizer(stage.train)
-    key = stage_key(config, name)
-    abstract = abstract_state(model, optimizer, mesh)
     print("compiling the train step", flush=True)
-    program = compile_step(config, name, model, optimizer, abstract, encoder, mesh, key)
-    state = init_state(model, optimizer, mesh, key)
-    side = stage.train.crop_size or stage.resolution
+    step = program.compile()
+    state, key = program.init_state(), program.key
+    count, side = stage.config.train.batch_size, stage.config.train_size
     host = {
         "image": np.zeros((count, side, side, 3), np.uint8),
         "captions": ["a picture"] * count,
@@ -168,7 +155,7 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
     ((batch, _),) = feed.device_batches(iter([host]), encoder, BatchRows(mesh, count))
     steps, start = 0, 0.0
     while True:
-        state, metrics = program(state, batch, key)
+        state, metrics = step(state, batch, key)
         jax.block_until_ready(metrics)
         now = time.perf_counter()
         # The first call also warms up.

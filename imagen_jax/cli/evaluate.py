@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.cli.sample import OVERRIDES, find_weights, override
-from imagen_jax.config import CascadeConfig, load_config, validate_sample
+from imagen_jax.cli.sample import find_weights
+from imagen_jax.cli.sampling_flags import SAMPLING_FLAGS, override
+from imagen_jax.config import CascadeConfig, load_config
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         "settings (default: from the config)",
         "for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20)",
     )
-    for name, (_, about) in OVERRIDES.items():
-        how.add_argument(f"--{name}", help=about)
+    for name, flag in SAMPLING_FLAGS.items():
+        how.add_argument(f"--{name}", help=flag.help)
     return parser
 
 
@@ -102,9 +103,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
         for name in artefact.stages
         if config is not None and name in config.stages
     }
-    settings = override(flags, artefact.config, settings)
-    for name, sampling in settings.items():
-        validate_sample(name, sampling)
+    settings = override(vars(flags), artefact.config, settings)
 
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.evaluation.evaluate import PAGE_FILE, Request, evaluate

@@ -17,7 +17,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from imagen_jax.config import CascadeConfig, DataConfig, load_config, validate
+from imagen_jax.config import CascadeConfig, DataConfig, load_config
 from imagen_jax.errors import UserError
 
 
@@ -98,13 +98,7 @@ def data_of(flags: argparse.Namespace, config: CascadeConfig | None) -> DataConf
         raise UserError("give --config=FILE, or --source and --path")
     if "caption_fields" in given:
         given["caption_fields"] = tuple(filter(None, given["caption_fields"].split(",")))
-    data = dataclasses.replace(config.data if config else DataConfig(), **given)
-    if config is None:
-        from imagen_jax.config import StageConfig
-
-        config = CascadeConfig(stages={"base": StageConfig()})
-    validate(dataclasses.replace(config, data=data))
-    return data
+    return dataclasses.replace(config.data if config else DataConfig(), **given)
 
 
 def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:

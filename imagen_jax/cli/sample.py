@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, load_config
+from imagen_jax.cli.sampling_flags import SAMPLING_FLAGS, override
+from imagen_jax.config import SQUARE, CascadeConfig, load_config
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from imagen_jax.weights.artefact import Artefact
-
-# Flags that override a stage's SampleConfig, with their types.
-OVERRIDES = {
-    "guidance_weight": (float, "w; 1 is no guidance"),
-    "threshold": (str, "none, static or dynamic"),
-    "percentile": (float, "of dynamic thresholding, in percent"),
-    "threshold_cap": (float, "upper bound of the dynamic threshold, 0 for none"),
-    "sampler": (str, "ddim or ancestral"),
-    "num_steps": (int, "steps per picture"),
-    "eta": (float, "noise of ddim, 0 to 1"),
-    "gamma": (float, "variance of ancestral, 0 to 1"),
-    "aug_level": (float, "noise on the low-resolution picture, 0 to 1"),
-}
 
 
 def run() -> None:
@@ -74,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--seed", type=int, default=0, help="of each prompt's first picture")
     what.add_argument("--stages", help="stages to run, such as base,sr64 (default: all)")
     what.add_argument(
-        "--start_image", metavar="FILE", help="enlarge this picture instead of drawing one"
+        "--low_res_image", metavar="FILE", help="enlarge this picture instead of drawing one"
     )
     what.add_argument(
         "--aspect",
@@ -90,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "settings (default: from the config)",
         "for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20)",
     )
-    for name, (_, about) in OVERRIDES.items():
-        how.add_argument(f"--{name}", help=about)
+    for name, flag in SAMPLING_FLAGS.items():
+        how.add_argument(f"--{name}", help=flag.help)
     return parser
 
 
@@ -100,7 +87,7 @@ def _sample(flags: argparse.Namespace) -> None:
     config = load_config(flags.config) if flags.config else None
     prompts = read_prompts(flags.prompts, flags.prompts_file)
     if not prompts:
-        if flags.start_image is None:
+        if flags.low_res_image is None:
             raise UserError('no prompt is given: add --prompts="..." or --prompts_file=FILE')
         prompts = [""]
     out = Path(flags.out)
@@ -118,7 +105,7 @@ def _sample(flags: argparse.Namespace) -> None:
         for name in artefact.stages
         if config is not None and name in config.stages
     }
-    settings = override(flags, artefact.config, settings)
+    settings = override(vars(flags), artefact.config, settings)
 
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.sampling import Cascade
@@ -126,14 +113,14 @@ def _sample(flags: argparse.Namespace) -> None:
     setup_jax()
     _describe(artefact)
     cascade = Cascade.from_artefact(artefact, text_encoder=flags.text_encoder)
-    chain = cascade.chain(stages, flags.start_image is not None)
+    chain = cascade.chain(stages, flags.low_res_image is not None)
     start = time.perf_counter()
     result = cascade(
         prompts,
         num_images=flags.num_images,
         seed=flags.seed,
         stages=chain,
-        start_image=flags.start_image,
+        low_res_image=flags.low_res_image,
         aspect=flags.aspect,
         settings={name: settings[name] for name in chain},
         batch_size=flags.batch_size,
@@ -214,50 +201,6 @@ def _check_same_network(config: CascadeConfig, artefact: Artefact, path: str) ->
                     f"({getattr(theirs, part)}). Train with this config and give its --workdir, "
                     "or leave out --config"
                 )
-
-
-def override(
-    flags: argparse.Namespace, config: CascadeConfig, settings: dict[str, SampleConfig]
-) -> dict[str, SampleConfig]:
-    """Settings for every stage: from the flags, else from `settings`, else from `config`.
-
-    Raises:
-      UserError: an unknown stage or a value of the wrong type.
-    """
-    merged = {
-        name: settings.get(name, stage.sample) for name, stage in config.ordered_stages().items()
-    }
-    for field, (kind, _) in OVERRIDES.items():
-        text = getattr(flags, field)
-        if text is None:
-            continue
-        for name, value in parse_per_stage(field, text, kind, list(merged)).items():
-            merged[name] = dataclasses.replace(merged[name], **{field: value})
-    return merged
-
-
-def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> dict:
-    """ "5" to {every stage: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
-    if "=" not in text:
-        return dict.fromkeys(stages, _convert(flag, text, kind))
-    values = {}
-    for item in text.split(","):
-        name, _, value = item.partition("=")
-        name = name.strip()
-        if name not in stages:
-            raise UserError(
-                f"--{flag}={text}: there is no stage {name!r}; the stages are {', '.join(stages)}"
-            )
-        values[name] = _convert(flag, value.strip(), kind)
-    return values
-
-
-def _convert(flag: str, text: str, kind: type):
-    try:
-        return kind(text)
-    except ValueError as error:
-        what = {float: "a number", int: "a whole number"}[kind]
-        raise UserError(f"--{flag}: {text!r} is not {what}") from error
 
 
 def _describe(artefact: Artefact) -> None:

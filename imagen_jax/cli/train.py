@@ -131,6 +131,7 @@ def train(
     """Trains `stages` one after the other; returns the signal that ended it early, if any."""
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
+    from imagen_jax.stage import open_stage
     from imagen_jax.text.embedding_store import open_store
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
@@ -155,16 +156,16 @@ def train(
     mesh = encoder = None
     for name in stages:
         # Each stage has the mesh that its size asks for, and the encoder lies on it.
-        size = state_bytes(config.stages[name], dim)
-        if (new := make_mesh(config.mesh, state_bytes=size)) != mesh:
+        stage = open_stage(config, name, dim)
+        new = make_mesh(config.mesh, state_bytes=state_bytes(stage))
+        if new != mesh:
             mesh = new
             if config.data.embeddings:
                 encoder = open_store(config.data.embeddings, config.text, mesh)
             else:
                 encoder = load_encoder(config.text, mesh=mesh)
         received = train_stage(
-            config,
-            name,
+            stage,
             epath.Path(WORKDIR.value or "."),
             encoder,
             mesh,

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from imagen_jax.config import DataConfig, SampleConfig, StageConfig
+from imagen_jax.config import DataConfig, SampleConfig, StageConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
 from imagen_jax.evaluation.drawing import (
@@ -135,7 +135,7 @@ def _settings(
             name: {
                 "weights_sha256": cascade.artefact.stages[name].sha256,
                 "batch_size": request.batch_size or cascade.default_batch_size(name),
-                "sampling": dataclasses.asdict(request.sampling[name]),
+                "sampling": to_json_dict(request.sampling[name]),
             }
             for name in pictures.stages
         },

@@ -34,7 +34,12 @@ from imagen_jax.errors import UserError
 from imagen_jax.files import write_atomically
 from imagen_jax.types import Params
 
-FORMAT_VERSION = 1
+# 2: choices among the settings (sampler, optimizer, ...) are groups with a `kind`.
+FORMAT_VERSION = 2
+# Settings of version 1 are converted when they are read.
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+# Metadata of the safetensors files, which are those of version 1.
+TENSOR_FORMAT = "imagen_jax 1"
 CONFIG_FILE = "config.json"
 
 # DDPM on CIFAR-10 (36 M parameters, 102 M images), ADM at 64 px (296 M, 1.1 G), EDM on CIFAR-10
@@ -184,7 +189,7 @@ def _serialize(
                 f"{stage_name}: {path} has values beyond float16 (65504); save it as float32"
             )
     # A single metadata entry: the order of several is not fixed, and the hash would change.
-    data = save(flat, metadata={"format": f"imagen_jax {FORMAT_VERSION}"})
+    data = save(flat, metadata={"format": TENSOR_FORMAT})
     return data, {
         "sha256": hashlib.sha256(data).hexdigest(),
         "dtype": dtype,
@@ -301,10 +306,11 @@ def _load_as_described(directory: epath.Path, text: str) -> Artefact:
         version = content["format_version"]
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise UserError(f"{config_path} is not the configuration of an artefact") from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise UserError(
-            f"{config_path} has format version {version!r}; this package reads version "
-            f"{FORMAT_VERSION}. Update imagen_jax, or export the weights again"
+            f"{config_path} has format version {version!r}; this package reads "
+            f"{', '.join(map(str, READABLE_VERSIONS))}. Update imagen_jax, or export the weights "
+            "again"
         )
     try:
         return Artefact(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.config import ModelConfig, StageConfig, TrainConfig
-from imagen_jax.models import apply_model, init_params, project_text
+from imagen_jax.models import apply_network, init_params, project_text
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.types import TextCond
 
@@ -37,7 +37,7 @@ def size_and_flops(model, text_length: int = TEXT_LENGTH) -> tuple[int, int]:
     def forward(params, z, level, text):
         condition = {"low_res": z, "aug_level": level} if model.low_res else {}
         features = project_text(model, params, text)
-        return apply_model(model, params, z, level, features, **condition)
+        return apply_network(model, params, z, level, features, **condition)
 
     params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     text = TextCond(

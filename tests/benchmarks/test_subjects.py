@@ -8,7 +8,7 @@ from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
 from benchmarks import graphs, ours
 from benchmarks.measure import DENOISE, TRAIN
 from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, init_params, project_text
+from imagen_jax.models import apply_network, init_params, project_text
 from imagen_jax.types import TextCond
 
 
@@ -60,7 +60,7 @@ def test_equal_graph_is_a_network_of_the_package():
     params = init_params(model, jax.random.key(0))
     text = TextCond(tokens=jnp.ones((2, 3, TEXT_DIM)), mask=jnp.ones((2, 3), bool))
     z = jnp.ones((2, 16, 16, 3))
-    out = apply_model(model, params, z, jnp.zeros(2), project_text(model, params, text))
+    out = apply_network(model, params, z, jnp.zeros(2), project_text(model, params, text))
     assert out.shape == z.shape and not out.any()  # the head starts at zero
 
 

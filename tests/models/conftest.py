@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import apply_network, build_model, init_params, project_text
 from imagen_jax.types import TextCond
 
 TEXT_DIM = 12
@@ -65,7 +65,7 @@ class Tiny:
         z, logsnr = inputs.pop("z"), inputs.pop("logsnr")
         model = inputs.pop("model", self.model)
         features = project_text(model, params, self.text if text is None else text)
-        return apply_model(model, params, z, logsnr, features, **inputs)
+        return apply_network(model, params, z, logsnr, features, **inputs)
 
     @functools.cached_property
     def jitted(self):

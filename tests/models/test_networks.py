@@ -14,7 +14,7 @@ import pytest
 
 from imagen_jax.config import ModelConfig
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import apply_network, build_model, init_params, project_text
 from imagen_jax.types import TextCond, null_text
 
 
@@ -97,7 +97,7 @@ def test_scan_is_a_loop_and_unrolled_is_not():
         )
 
         def predict(params, z, logsnr, text, m=model):
-            return apply_model(m, params, z, logsnr, project_text(m, params, text))
+            return apply_network(m, params, z, logsnr, project_text(m, params, text))
 
         program = jax.jit(predict).lower(params, z, logsnr, text).as_text()
         assert ("stablehlo.while" in program) == scan
@@ -119,7 +119,7 @@ def test_patches_spare_the_full_resolution(kind):
         z, level = jnp.zeros((1, side, side, 3)), jnp.zeros((1,))
         text = TextCond(jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool))
         features = project_text(model, params, text)
-        return apply_model(model, params, z, level, features, low_res=z, aug_level=level)
+        return apply_network(model, params, z, level, features, low_res=z, aug_level=level)
 
     lowered = jax.jit(lambda params: predict(params, 16)).lower(params)
     assert lowered.out_info.shape == (1, 16, 16, 3)
@@ -144,7 +144,7 @@ def test_input_skip_adds_the_inputs_with_gains_of_the_noise_level(kind):
     def predict(params, logsnr):
         features = project_text(model, params, text)
         levels = {"low_res": low_res, "aug_level": jnp.array([0.1, 0.2])}
-        return apply_model(model, params, z, jnp.asarray(logsnr), features, **levels)
+        return apply_network(model, params, z, jnp.asarray(logsnr), features, **levels)
 
     # The head starts at zero too: what is left is the skip alone.
     np.testing.assert_array_equal(predict(params, [0.0, 3.0]), 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import apply_network, build_model, init_params, project_text
 from imagen_jax.types import TextCond
 
 CONFIG = ModelConfig(
@@ -34,7 +34,7 @@ def gradient_of(config: ModelConfig):
 
     def loss(params):
         features = project_text(model, params, text)
-        return jnp.mean(apply_model(model, params, z, jnp.zeros(2), features) ** 2)
+        return jnp.mean(apply_network(model, params, z, jnp.zeros(2), features) ** 2)
 
     return jax.grad(loss), params
 

@@ -10,7 +10,7 @@ import pytest
 
 from imagen_jax.config import SampleConfig
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, project_text
+from imagen_jax.models import apply_network, project_text
 from imagen_jax.sampling import loop as lib
 from imagen_jax.types import TextCond
 
@@ -36,7 +36,7 @@ def network(case):
     """The network of the case alone, compiled once."""
     _, model, params, _, _ = case
     return jax.jit(
-        lambda z, logsnr, features, condition: apply_model(
+        lambda z, logsnr, features, condition: apply_network(
             model, params, z, logsnr, features, **condition
         )
     )
