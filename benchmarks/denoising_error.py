@@ -22,7 +22,7 @@ import numpy as np
 from imagen_jax.data.builtin.shapes import Scene, caption, render, scene
 from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_network, build_model, project_text
+from imagen_jax.models import apply_network, project_text
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.types import Array, TextCond, normalize_image
 from imagen_jax.weights import artefact
@@ -59,9 +59,7 @@ def load_denoiser(directory: str, name: str) -> Denoiser:
     if stage.low_resolution:
         raise UserError(f"stage {name!r} is a super-resolution stage; give a base stage")
     encoder = load_encoder(weights.config.text)
-    model = build_model(
-        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
-    )
+    model = stage.model.make_network(low_res=False, text_dim=encoder.dim)
     params = jax.tree.map(jnp.asarray, weights.stages[name].params)
 
     @jax.jit

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from imagen_jax.config import ModelConfig
 from imagen_jax.errors import UserError
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.models.attention import attend
 from imagen_jax.models.efficient_unet import EfficientLevel, EfficientUNet
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
@@ -27,7 +28,7 @@ from imagen_jax.models.text_projection import TextFeatures
 from imagen_jax.types import Array
 
 # What `imagen_pytorch_peer.equal_unet` builds: these widths, blocks and attention levels.
-EQUAL_MODEL = ModelConfig(
+EQUAL_MODEL = EfficientUNetConfig(
     channels=(64, 128, 128),
     num_res_blocks=(2, 2, 2),
     strides=(2, 2, 2),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_jax.config import SampleConfig
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
@@ -58,7 +59,7 @@ def sweep(
         for weight in weights:
             print(f"\n{threshold}, w = {weight:g}", flush=True)
             first: SampleConfig = dataclasses.replace(
-                cascade.settings(chain[0]), guidance_weight=weight, threshold=threshold
+                cascade.settings(chain[0]), guidance=Guidance(weight), threshold=threshold
             )
             sampling = {name: cascade.settings(name) for name in chain} | {chain[0]: first}
             request = Request(sampling=sampling, num_true=len(prompts.groups))

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from benchmarks import graphs
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
 from imagen_jax.config import StageConfig
-from imagen_jax.models import build_model
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program
 from imagen_jax.training.flops import matrix_flops
@@ -30,12 +31,7 @@ PEAK_SIZES = {"cpu": (2048, (16, 32, 32, 256)), "gpu": (8192, (256, 64, 64, 512)
 
 def stage_network(stage: StageConfig, text_dim: int) -> nn.Module:
     """The network of the stage."""
-    return build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text_dim,
-    )
+    return stage.model.make_network(low_res=bool(stage.low_resolution), text_dim=text_dim)
 
 
 def equal_graph(stage: StageConfig, text_dim: int) -> nn.Module:
@@ -105,7 +101,10 @@ def build(
     weight = sample.guidance_weight if sample.guidance_weight != 1.0 else 3.0
     settings = make_settings(
         dataclasses.replace(
-            sample, num_steps=sampling_steps, guidance_weight=weight, threshold="dynamic"
+            sample,
+            num_steps=sampling_steps,
+            guidance=Guidance(weight),
+            threshold=DynamicThreshold(),
         )
     )
     low_res = None

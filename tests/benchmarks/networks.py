@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.config import ModelConfig, StageConfig, TrainConfig
-from imagen_jax.models import apply_network, init_params, project_text
+from imagen_jax.models import EfficientUNetConfig, apply_network, init_params, project_text
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.types import TextCond
 
@@ -12,7 +12,7 @@ TEXT_LENGTH, TEXT_DIM = 6, 16
 
 
 def tiny_stage(low_resolution: int = 0, model: ModelConfig | None = None) -> StageConfig:
-    model = model or ModelConfig(
+    model = model or EfficientUNetConfig(
         channels=(8, 16),
         num_res_blocks=(1, 1),
         strides=(2, 2),

@@ -7,14 +7,13 @@ from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
 
 from benchmarks import graphs, ours
 from benchmarks.measure import DENOISE, TRAIN
-from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_network, init_params, project_text
+from imagen_jax.models import EfficientUNetConfig, apply_network, init_params, project_text
 from imagen_jax.types import TextCond
 
 
 @pytest.mark.slow
 def test_our_programs_run_and_their_facts_agree():
-    small = ModelConfig(  # joint attention at its only level: compiled twice, it has to be tiny
+    small = EfficientUNetConfig(
         channels=(16,),
         num_res_blocks=(1,),
         strides=(2,),

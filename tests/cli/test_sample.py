@@ -7,6 +7,9 @@ from PIL import Image
 
 from imagen_jax.cli import sample
 from imagen_jax.config import SampleConfig
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM
+from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.errors import UserError
 
 CONFIG = "configs/tiny.py"
@@ -47,7 +50,7 @@ def test_a_run_is_sampled_without_a_config(workdir, tmp_path, capsys):
         (["--sampler=euler"], "one of ddim, ancestral"),
         (["--aspect=3:2"], "'base' was not trained on pictures of 3:2"),
         (["--aspect=wide"], "'wide' is no aspect ratio"),
-        (["--start_image=missing.png"], "missing.png does not exist"),
+        (["--low_res_image=missing.png"], "missing.png does not exist"),
         (["--prompts_file=missing.txt"], "missing.txt cannot be read"),
         (["--config=configs/missing.py"], "does not exist"),
         (["--text_encoder=nowhere"], "nowhere"),
@@ -105,14 +108,18 @@ def test_prompts_file(tmp_path):
 
 
 def test_override_for_all_stages_or_by_stage(config):
-    flags = sample._parser().parse_args(
-        ["--out=x", "--eta=0.5", "--num_steps=base=9,sr16=7", "--guidance_weight=sr16=-1"]
+    flags = vars(
+        sample._parser().parse_args(
+            ["--out=x", "--eta=0.5", "--num_steps=base=9,sr16=7", "--guidance_weight=sr16=-1"]
+        )
     )
-    given = {"base": SampleConfig(percentile=90.0)}
+    given = {"base": SampleConfig(threshold=DynamicThreshold(percentile=90.0))}
     merged = sample.override(flags, config, given)
-    assert merged["base"] == SampleConfig(percentile=90.0, eta=0.5, num_steps=9)
+    assert merged["base"] == SampleConfig(
+        num_steps=9, sampler=DDIM(eta=0.5), threshold=DynamicThreshold(percentile=90.0)
+    )
     expected = dataclasses.replace(
-        config.stages["sr16"].sample, eta=0.5, num_steps=7, guidance_weight=-1.0
+        config.stages["sr16"].sample, num_steps=7, sampler=DDIM(eta=0.5), guidance=Guidance(-1.0)
     )
     assert merged["sr16"] == expected
 
@@ -122,5 +129,5 @@ def test_help_is_quick_and_complete(capsys):
         sample.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in (*sample.OVERRIDES, "workdir", "start_image", "prompts_file"):
+    for name in (*sample.SAMPLING_FLAGS, "workdir", "low_res_image", "prompts_file"):
         assert f"--{name}" in text

@@ -8,12 +8,12 @@ import numpy as np
 from absl import flags
 
 from imagen_jax.cli import common, train
-from imagen_jax.training import loop
+from imagen_jax.training.program import TrainProgram
 
 flags.adopt_module_key_flags(common)
 flags.adopt_module_key_flags(train)
 
-compile_step = loop.compile_step
+compile_step = TrainProgram.compile
 
 
 class RecordedStep:
@@ -40,5 +40,5 @@ class RecordedStep:
 
 
 if __name__ == "__main__":
-    loop.compile_step = lambda *arguments: RecordedStep(compile_step(*arguments))
+    TrainProgram.compile = lambda *arguments: RecordedStep(compile_step(*arguments))
     train.run()
