@@ -39,18 +39,9 @@ def stage_network(stage: StageConfig, text_dim: int) -> nn.Module:
 
 
 def equal_graph(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The stage's model as imagen-pytorch's graph, see `graphs.EqualGraph`."""
-    return _as_class(graphs.EqualGraph, stage, text_dim)
-
-
-def usual_order(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The stage's model with the usual order of resampling, see `graphs.UsualOrder`."""
-    return _as_class(graphs.UsualOrder, stage, text_dim)
-
-
-def _as_class(network: type[nn.Module], stage: StageConfig, text_dim: int) -> nn.Module:
+    """The graph of imagen-pytorch with the settings of the stage's model, see `EqualGraph`."""
     model = stage_network(stage, text_dim)  # validates
-    return network(
+    return graphs.EqualGraph(
         model.config, resolution=model.resolution, low_res=model.low_res, text_dim=model.text_dim
     )
 

@@ -39,21 +39,6 @@ def test_our_programs_run_and_their_facts_agree():
     assert train.program_bytes > denoise.program_bytes > 4 * parameters
 
 
-@pytest.mark.parametrize("low_resolution", [0, 8])
-def test_usual_order_has_the_same_blocks_and_more_work(low_resolution):
-    stage = tiny_stage(low_resolution)
-    networks = ours.stage_network(stage, TEXT_DIM), ours.usual_order(stage, TEXT_DIM)
-    shapes = [
-        jax.eval_shape(lambda key, model=model: init_params(model, key), jax.random.key(0))
-        for model in networks
-    ]
-    left_out = {name: shapes[0].pop(name) for name in ("down_0_resample", "up_0_resample")}
-    assert left_out and shapes[0] == shapes[1]
-    (_, efficient), (_, usual) = map(size_and_flops, networks)
-    # Four times the positions in every block; stem and head are the same.
-    assert 2.0 < usual / efficient < 4.0
-
-
 @pytest.mark.slow
 def test_equal_graph_is_a_network_of_the_package():
     model = ours.equal_graph(tiny_stage(), TEXT_DIM)
