@@ -1,4 +1,4 @@
-"""This package as a subject: the programs that `train.py` and `sample.py` run."""
+"""This package as a subject of `measure`: the programs that `train.py` and `sample.py` run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from imagen_jax.training.state import create_state
 from imagen_jax.training.step import make_train_step
 from imagen_jax.types import Batch, TextCond
 
-# Sides of the square matrices and shape of the convolution [B, H, W, C] that find the peak: large
-# enough for it, small enough for a fraction of a second.
+# Sides of the square matrices, and shapes [B, H, W, C] of the convolutions, that find the peak:
+# large enough to reach it, small enough to take a fraction of a second.
 PEAK_SIZES = {"cpu": (2048, (16, 32, 32, 256)), "gpu": (8192, (256, 64, 64, 512))}
 
 
 def stage_network(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The network of the stage."""
+    """The network of the stage, as `train.py` builds it."""
     return build_model(
         stage.model,
         resolution=stage.resolution,
@@ -57,11 +57,11 @@ def build(
 
     Args:
       make_network: one of the functions above.
-      stage: batch size, optimizer, diffusion and sampling settings are used; guidance is on (w =
-        3 if the stage has none) and thresholding dynamic.
+      stage: its batch size, optimizer, diffusion and sampling settings are used. Guidance is on
+        (w = 3 if the stage has none), and thresholding is dynamic.
       text_length: tokens of every caption.
-      text_dim: their width.
-      sampling_steps: steps of one call of the sampler.
+      text_dim: width of the text embeddings.
+      sampling_steps: number of steps in one call of the sampler.
     """
     train, low = stage.train, stage.low_resolution
     batch, size = train.batch_size, train.crop_size or stage.resolution
@@ -74,7 +74,7 @@ def build(
     image = jax.random.randint(key, (batch, size, size, 3), 0, 256).astype(jnp.uint8)
     data = Batch(image=image, text=text)
     state = jax.jit(functools.partial(create_state, model, optimizer))(key)
-    # A copy: the train step takes its state's memory over.
+    # A copy, because the train step donates its state.
     params = jax.tree.map(jnp.copy, state.params)
 
     step = make_train_step(stage, model, optimizer)
@@ -134,7 +134,7 @@ def build(
 def _compile(
     jitted: jax.stages.Wrapped, arguments: tuple, static: dict, units: int
 ) -> tuple[Facts, Callable]:
-    function = jitted.__wrapped__  # programs with options of their own cannot lie in another
+    function = jitted.__wrapped__  # a jit with compiler options cannot be traced inside another
     start = time.perf_counter()
     compiled = jitted.lower(*arguments, **static).compile()
     seconds = time.perf_counter() - start

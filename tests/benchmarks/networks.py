@@ -1,4 +1,4 @@
-"""Tiny stages, and what their networks amount to, shared by the tests of the benchmarks."""
+"""A tiny stage, and size and FLOPs of networks, shared by the tests of the benchmarks."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def tiny_stage(low_resolution: int = 0, model: ModelConfig | None = None) -> Sta
 
 
 def size_and_flops(model, text_length: int = TEXT_LENGTH) -> tuple[int, int]:
-    """Parameters and forward operations of one picture."""
+    """Number of parameters, and FLOPs of the forward pass for one picture."""
 
     def leaf(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,4 +1,4 @@
-"""The programs that are timed: they run, and the networks compared are as equal as docs say."""
+"""The timed programs run, and their facts are right."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from imagen_jax.types import TextCond
 
 @pytest.mark.slow
 def test_our_programs_run_and_their_facts_agree():
-    small = ModelConfig(  # joint attention at its only level: compiled twice, it has to be tiny
+    small = ModelConfig(  # compiled twice, so one level with joint attention
         channels=(16,),
         num_res_blocks=(1,),
         strides=(2,),
@@ -30,9 +30,9 @@ def test_our_programs_run_and_their_facts_agree():
         subject.programs[name].run(2)
     train, denoise = (subject.programs[name].facts for name in (TRAIN, DENOISE))
     assert (train.units, denoise.units) == (4, 4 * 3)
-    # Forward and two gradients; the picture itself needs none.
+    # Forward and two gradients; the input picture needs no gradient.
     assert 2.8 * forward < train.matrix_flops < 3.0 * forward
-    # Two passes, the text projected once for three steps and not three times.
+    # Two passes; the text is projected once for the three steps.
     assert 1.8 * forward < denoise.matrix_flops < 2.0 * forward
     # At least parameters, their average and Adam's two moments.
     assert train.program_bytes > 4 * 4 * parameters
