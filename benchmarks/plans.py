@@ -22,7 +22,7 @@ from typing import Any
 GIB = 2**30
 COLUMNS = (
     "stage", "slice", "chips", "GiB a chip", "data x fsdp", "sent, GiB a chip and step",
-    "s a step", "bound by", "images/s", "days to 2.5 M steps",
+    "images/s", "days to 2.5 M steps",
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def run_planner(row: Row, timeout: float) -> dict[str, Any] | None:
 
 def cells(plan: dict[str, Any]) -> list[Any]:
     """The cells of a plan, in the order of `COLUMNS`; a plan that does not fit has no times."""
-    memory, mesh, expected = plan["memory"], plan["mesh"], plan["estimate"]
+    memory, mesh = plan["memory"], plan["mesh"]
     needed = f"{memory['needed_bytes'] / GIB:.1f}" if memory["needed_bytes"] else "?"
     size = f"{needed} of {memory['available_bytes'] / GIB:.2f}"
     row = [
@@ -111,14 +111,12 @@ def cells(plan: dict[str, Any]) -> list[Any]:
         size if plan["fits"] else f"**does not fit**: {size}",
         f"{mesh['data']} x {mesh['fsdp']}",
     ]
-    if not expected:
+    if not plan["estimate"]:
         return row + [""] * (len(COLUMNS) - len(row))
     sent = sum(collective["bytes"] for collective in plan["collectives"])
     return [
         *row,
         f"{sent / GIB:.2f}",
-        f"{expected['seconds']:.3f}",
-        expected["bound"],
         f"{plan['images_per_second']:,.0f}",
         f"{plan['days']:.1f}",
     ]
