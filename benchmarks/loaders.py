@@ -7,7 +7,7 @@ loaders then read at 64, 256 and 1024 pixels with the same number of workers: ou
 whole set, the peer in shard order with a buffer. Both decode with Pillow, crop the largest centred
 square and resize by the same rule (`images.decode_image`; for the peer the same steps as its users
 write them). Loaders are stopped between their turns, see `loader_turns`. --minutes limits the
-rounds. Needs the extras data, data-test and parity. See docs/data.md.
+rounds. Needs the extras data, data-test and parity. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
