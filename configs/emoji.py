@@ -5,7 +5,8 @@
     python train.py --config=configs/emoji.py --workdir=runs/emoji
 
 Hardware: two CPU cores, a stage on each. Time: 72 minutes of one core made the shipped weights.
-Result: four of five names that training showed can be recognised, others hardly (docs/emoji.md).
+Result: four of five names that training showed can be recognised, others hardly; the model card is
+imagen_jax/weights/emoji/README.md.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ def get_config():
         # Differs from Imagen: dynamic thresholding greys flat pictures (docs/evaluation.md).
         sample=SampleConfig(
             num_steps=32,
-            guidance=Guidance(1.5),  # docs/emoji.md
+            guidance=Guidance(1.5),
             threshold=StaticThreshold(),
         ),
     )

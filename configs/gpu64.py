@@ -10,8 +10,8 @@ STORE is what `imagen_jax.cli.prepare_data` writes from any format (docs/data.md
 
 Hardware: one GPU with bfloat16 and 24 GB or more (240 M parameters, 2.7 GiB of train state; lower
 `train.batch_size`, or raise `train.accumulate`, where memory is short). Time: 102 million pictures
-at 192 GFLOP each: some 14 hours of an H100 at an assumed 40 % of its peak. Result: unknown, since no
-run of this config has been made; the recipe was measured on small pictures only.
+at 192 GFLOP each take some 14 hours of an H100 at an assumed 40 % of its peak. Result: unknown; no
+run of this config has been made, and the recipe was measured on small pictures only.
 """
 
 from imagen_jax.config import (

@@ -5,8 +5,8 @@
 
 Hardware: two CPU cores, a stage on each; a GPU takes larger batches of the same run. Time: the
 shipped weights took three hours of one core for the base and 1.8 for the second stage. Result:
-colours and backgrounds are right, the shape in three of five prompts of one object (docs/shapes.md
-has the score and the commands).
+colours and backgrounds are right, the shape in three of five prompts of one object; score and
+commands are in the model card, imagen_jax/weights/shapes/README.md.
 """
 
 import dataclasses

@@ -106,7 +106,7 @@ class EfficientLevel(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Predicts from a noisy picture; see `imagen_jax.models.build_model`.
+    """Predicts from a noisy picture; see `EfficientUNetConfig`.
 
     Stem at full resolution; each level first down-samples (strided convolution) and then runs its
     blocks; on the way up it joins its skip, runs as many blocks and up-samples last. All skips are

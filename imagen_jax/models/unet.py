@@ -204,7 +204,7 @@ class UNetMiddle(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts from a noisy picture; see `imagen_jax.models.build_model`.
+    """Predicts from a noisy picture; see `UNetConfig`.
 
     Stem, then per level blocks whose outputs are all kept as skips and a residual block that
     down-samples; middle; then per level one block more than on the way down, each with one skip

@@ -6,7 +6,7 @@ import jax
 
 # What XLA:CPU hands to its kernel library YNNPACK. By default convolutions are among it, and the
 # gradients of their kernels then take two to three times as long as in XLA's own, which also use
-# all cores (docs/recipes.md).
+# all cores (docs/decisions.md).
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }

@@ -273,8 +273,8 @@ class Cascade:
             )
         if has_picture and not first.low_resolution:
             raise UserError(
-                f"stage {stages[0]!r} draws from noise and takes no low-resolution image: start with a "
-                "super-resolution stage"
+                f"stage {stages[0]!r} draws from noise and takes no low-resolution image: start "
+                "with a super-resolution stage"
             )
         place = order.index(stages[0])
         if list(stages) != order[place : place + len(stages)]:
