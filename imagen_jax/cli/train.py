@@ -137,6 +137,7 @@ def train(
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
     from imagen_jax.weights import artefact
+    from imagen_jax.weights.shipped import load_shipped
 
     setup_jax()
     check_same_command(config, stages)
@@ -146,7 +147,7 @@ def train(
         dim = text_dim(config.text)
     weights = None
     if INIT_FROM.value is not None:
-        weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)
+        weights = load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)
         missing = [name for name in stages if name not in weights.stages]
         if missing:
             raise UserError(

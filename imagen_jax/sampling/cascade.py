@@ -42,6 +42,7 @@ from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
 from imagen_jax.weights import artefact as artefact_lib
 from imagen_jax.weights.artefact import Artefact
+from imagen_jax.weights.shipped import load_shipped, shipped_names
 
 logger = logging.getLogger("imagen_jax")
 
@@ -87,9 +88,9 @@ class Cascade:
     @classmethod
     def from_name(cls, name: str, *, text_encoder: str | None = None) -> Cascade:
         """Loads weights that ship with the package. Raises UserError for an unknown name."""
-        artefact = artefact_lib.load_shipped(name)
+        artefact = load_shipped(name)
         if artefact is None:
-            names = ", ".join(artefact_lib.shipped_names()) or "none"
+            names = ", ".join(shipped_names()) or "none"
             raise UserError(
                 f"no weights ship under the name {name!r} (there are: {names}). Train them: "
                 f"python train.py --config=configs/{name}.py --workdir=runs/{name}"

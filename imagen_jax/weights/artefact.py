@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.resources
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -234,7 +232,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give the directory of a run or of its weights")
     if (path / CONFIG_FILE).is_file():
-        return _load_directory(path)
+        return load_directory(path)
     stage_directories = sorted(p.parent for p in path.glob(f"*/ema/{CONFIG_FILE}"))
     if not stage_directories and (path / "ema" / CONFIG_FILE).is_file():
         stage_directories = [path / "ema"]  # workdir/<stage>
@@ -244,24 +242,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
             "writes them with its checkpoints: python train.py --config=configs/NAME.py "
             f"--workdir={path}"
         )
-    return _merge(path, [_load_directory(directory) for directory in stage_directories])
-
-
-def load_shipped(name: str) -> Artefact | None:
-    """The weights that ship in the package as `weights/<name>/`, or None if there are none."""
-    if not re.fullmatch(r"[\w-]+", name):
-        return None
-    directory = _shipped_root() / name
-    return _load_directory(directory) if (directory / CONFIG_FILE).is_file() else None
-
-
-def shipped_names() -> list[str]:
-    """Names that `load_shipped` knows."""
-    return sorted(p.parent.name for p in _shipped_root().glob(f"*/{CONFIG_FILE}"))
-
-
-def _shipped_root() -> epath.Path:
-    return epath.Path(str(importlib.resources.files("imagen_jax"))) / "weights"
+    return _merge(path, [load_directory(directory) for directory in stage_directories])
 
 
 def check_params(stage_name: str, params: Params, expected: Params) -> None:
@@ -288,7 +269,8 @@ def check_params(stage_name: str, params: Params, expected: Params) -> None:
         )
 
 
-def _load_directory(directory: epath.Path) -> Artefact:
+def load_directory(directory: epath.Path) -> Artefact:
+    """Reads one directory with a `config.json`; see `load`."""
     while True:
         text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
         try:

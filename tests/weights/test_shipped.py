@@ -14,6 +14,7 @@ from imagen_jax.data.images import resize_uint8
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.sampling import Cascade
 from imagen_jax.weights import artefact
+from imagen_jax.weights.shipped import load_shipped, shipped_names
 
 MAX_BYTES = 12_000_000
 CAPTION_SEED = 2024  # training uses another seed
@@ -33,8 +34,8 @@ def dominant_colour(picture: np.ndarray) -> str | None:
 
 
 def test_what_ships_is_complete_and_small():
-    for name in artefact.shipped_names():
-        shipped = artefact.load_shipped(name)
+    for name in shipped_names():
+        shipped = load_shipped(name)
         assert shipped.config.name == name
         assert set(shipped.stages) == set(shipped.config.stages)
         folder = Path(artefact.__file__).parents[1] / "weights" / name
@@ -42,9 +43,9 @@ def test_what_ships_is_complete_and_small():
         assert {"README.md", "LICENSE", "config.json"} <= {file.name for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", artefact.shipped_names())
+@pytest.mark.parametrize("name", shipped_names())
 def test_what_ships_is_built_and_sampled_as_its_config_says(name):
-    shipped = artefact.load_shipped(name).config
+    shipped = load_shipped(name).config
     config = load_config(str(Path(__file__).parents[2] / "configs" / f"{name}.py"))
     assert shipped.text == config.text
     assert list(shipped.stages) == list(config.stages)
