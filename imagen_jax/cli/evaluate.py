@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.cli.sample import OVERRIDES, find_weights, override
+from imagen_jax.cli.sample import OVERRIDES, override
+from imagen_jax.cli.weights_flags import find_weights
 from imagen_jax.config import CascadeConfig, load_config, validate_sample
 from imagen_jax.errors import UserError
 

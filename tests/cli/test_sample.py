@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax.cli import sample
+from imagen_jax.cli.weights_flags import find_weights
 from imagen_jax.config import SampleConfig
 from imagen_jax.errors import UserError
 
@@ -88,8 +89,8 @@ def test_config_of_another_network(workdir, config, tmp_path):
         config, stages={**config.stages, "base": dataclasses.replace(stage, model=model)}
     )
     with pytest.raises(UserError, match=r"base.model is not what"):
-        sample.find_weights("mine.py", other, str(workdir))
-    assert sample.find_weights("mine.py", config, str(workdir)).config == config
+        find_weights("mine.py", other, str(workdir))
+    assert find_weights("mine.py", config, str(workdir)).config == config
 
 
 def test_prompts_file(tmp_path):
