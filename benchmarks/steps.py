@@ -20,14 +20,20 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import flags
+from absl.flags import (
+    DEFINE_enum,
+    DEFINE_float,
+    DEFINE_integer,
+    DEFINE_string,
+    FlagValues,
+)
 
 from benchmarks import measure
 from benchmarks.measure import Worker
-from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command
+from imagen_jax.cli import common, config_flag
 from imagen_jax.config import CascadeConfig, StageConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.models import EfficientUNetConfig
@@ -36,19 +42,26 @@ from imagen_jax.stage import open_stage
 COMPARISONS = ("none", "equal_graph", "preset", "preset_efficient")
 
 
-def define_flags() -> None:
+def define_flags(flags: FlagValues) -> None:
     """Defines the flags of the command."""
-    define_config_flag()
-    flags.DEFINE_string("stage", None, "Stage of the config (default: its first).")
-    flags.DEFINE_enum("compare", "none", COMPARISONS, "What to run from imagen-pytorch.")
-    flags.DEFINE_integer("rounds", 9, "Number of timings for each program.", 1)
-    flags.DEFINE_float("seconds", 2.0, "Approximate time of one timing.", 0.0)
-    flags.DEFINE_integer("sampling_steps", 4, "Denoising steps in one call of the sampler.", 1)
-    flags.DEFINE_integer("threads", 0, "Number of cores to use (0: all).", 0)
-    flags.DEFINE_integer(
-        "text_dim", 0, "Width of the text embeddings (0: that of the config's encoder).", 0
+    DEFINE_string("stage", None, "Stage of the config (default: its first).", flag_values=flags)
+    DEFINE_enum(
+        "compare", "none", COMPARISONS, "What to run from imagen-pytorch.", flag_values=flags
     )
-    flags.DEFINE_string("json", None, "Also write all measurements to this file.")
+    DEFINE_integer("rounds", 9, "Number of timings for each program.", 1, flag_values=flags)
+    DEFINE_float("seconds", 2.0, "Approximate time of one timing.", 0.0, flag_values=flags)
+    DEFINE_integer(
+        "sampling_steps", 4, "Denoising steps in one call of the sampler.", 1, flag_values=flags
+    )
+    DEFINE_integer("threads", 0, "Number of cores to use (0: all).", 0, flag_values=flags)
+    DEFINE_integer(
+        "text_dim",
+        0,
+        "Width of the text embeddings (0: that of the config's encoder).",
+        0,
+        flag_values=flags,
+    )
+    DEFINE_string("json", None, "Also write all measurements to this file.", flag_values=flags)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +88,13 @@ class Setting:
         return dataclasses.replace(self, cascade=dataclasses.replace(self.cascade, stages=stages))
 
 
-def read_setting() -> Setting:
+def read_setting(flags: FlagValues, config: CascadeConfig | None) -> Setting:
     """The setting that the flags describe. Raises UserError."""
-    config = load_config_flag()
-    if config is None:
-        raise UserError("--config is missing: give one of configs/*.py or your own file")
-    stages, name = config.ordered_stages(), flags.FLAGS.stage
+    config = config_flag.require(config)
+    stages, name = config.ordered_stages(), flags.stage
     if name is not None and name not in stages:
         raise UserError(f"--stage={name} is not one of {', '.join(stages)}")
-    text_dim = flags.FLAGS.text_dim
+    text_dim = flags.text_dim
     if not text_dim:
         from imagen_jax.text import encoder, t5_load
 
@@ -94,14 +105,18 @@ def read_setting() -> Setting:
     return Setting(cascade=config, name=name or next(iter(stages)), text_dim=text_dim)
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    return common.run(__doc__, define_flags, compare_steps, arguments)
+
+
+def compare_steps(flags: FlagValues, config: CascadeConfig | None) -> None:
     """Measures and prints."""
-    del argv
     # Imported here so that --help and wrong flags answer at once.
     from benchmarks import imagen_pytorch_peer, ours
     from benchmarks.graphs import EQUAL_MODEL
 
-    compare, setting = flags.FLAGS.compare, read_setting()
+    compare, setting = flags.compare, read_setting(flags, config)
     open_it, make_unet = open_stage, imagen_pytorch_peer.readme_unet
     if compare != "none":
         if setting.stage.low_resolution:
@@ -117,33 +132,33 @@ def main(argv: list[str]) -> None:
 
     workers = []
     try:
-        steps = flags.FLAGS.sampling_steps
+        steps = flags.sampling_steps
         shape = (setting.cascade, setting.name, setting.text_dim, steps)
-        workers.append(start_worker("imagen-jax", ours.build, open_it, *shape))
+        workers.append(start_worker("imagen-jax", flags.threads, ours.build, open_it, *shape))
         if compare != "none":
             build = functools.partial(imagen_pytorch_peer.build, parameters=workers[0].parameters)
             shape = (setting.stage, setting.text_length, setting.text_dim, steps)
-            workers.append(start_worker("imagen-pytorch", build, make_unet, *shape))
-        measure_and_print(workers, setting)
+            workers.append(start_worker("imagen-pytorch", flags.threads, build, make_unet, *shape))
+        measure_and_print(workers, setting, flags)
     finally:
         for worker in workers:
             worker.close()
 
 
-def start_worker(name: str, build: Callable, *arguments: object) -> Worker:
+def start_worker(name: str, threads: int, build: Callable, *arguments: object) -> Worker:
     """A process with the programs that `build(*arguments)` compiles."""
     print(f"building {name} ...", file=sys.stderr, flush=True)
-    return Worker(name, build, flags.FLAGS.threads, arguments)
+    return Worker(name, build, threads, arguments)
 
 
-def measure_and_print(workers: list[Worker], setting: Setting) -> None:
+def measure_and_print(workers: list[Worker], setting: Setting, flags: FlagValues) -> None:
     """Runs the workers in turns, prints the tables and writes the JSON file."""
-    rounds, json_path = flags.FLAGS.rounds, flags.FLAGS.json
+    rounds, json_path = flags.rounds, flags.json
     print(f"timing {rounds} rounds ...", file=sys.stderr, flush=True)
-    results = measure.alternate(workers, rounds, flags.FLAGS.seconds)
+    results = measure.alternate(workers, rounds, flags.seconds)
     parameters = {worker.name: worker.parameters for worker in workers}
     stage = setting.stage
-    cores = flags.FLAGS.threads or len(os.sched_getaffinity(0))
+    cores = flags.threads or len(os.sched_getaffinity(0))
     print(
         f"{stage.resolution} px, batch {stage.train.batch_size}, {setting.text_length} tokens of "
         f"{setting.text_dim}, {stage.model.dtype}, {workers[0].device}, {cores} cores, "
@@ -165,5 +180,4 @@ def measure_and_print(workers: list[Worker], setting: Setting) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    run_command(main)
+    sys.exit(main())

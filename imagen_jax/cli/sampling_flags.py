@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from absl.flags import DEFINE_string, FlagValues
+
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,22 +37,35 @@ class SamplingFlag:
 
 # Kinds come first: --sampler=ddim --eta=0.5 sets the eta of the new sampler.
 SAMPLING_FLAGS = {
-    "sampler": SamplingFlag("sampler", "", str, "ddim or ancestral"),
-    "threshold": SamplingFlag("threshold", "", str, "none, static or dynamic"),
-    "num_steps": SamplingFlag("num_steps", "", int, "steps per picture"),
-    "guidance_weight": SamplingFlag("guidance", "weight", float, "w; 1 is no guidance"),
-    "eta": SamplingFlag("sampler", "eta", float, "noise of ddim, 0 to 1"),
-    "gamma": SamplingFlag("sampler", "gamma", float, "variance of ancestral, 0 to 1"),
+    "sampler": SamplingFlag("sampler", "", str, "Sampler: ddim or ancestral."),
+    "threshold": SamplingFlag("threshold", "", str, "Thresholding: none, static or dynamic."),
+    "num_steps": SamplingFlag("num_steps", "", int, "Steps per picture."),
+    "guidance_weight": SamplingFlag(
+        "guidance", "weight", float, "Guidance weight w. 1 is no guidance."
+    ),
+    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim, from 0 to 1."),
+    "gamma": SamplingFlag("sampler", "gamma", float, "Variance of ancestral, from 0 to 1."),
     "percentile": SamplingFlag(
-        "threshold", "percentile", float, "of dynamic thresholding, in percent"
+        "threshold", "percentile", float, "Percentile of dynamic thresholding, in percent."
     ),
     "threshold_cap": SamplingFlag(
-        "threshold", "cap", float, "upper bound of the dynamic threshold, 0 for none"
+        "threshold", "cap", float, "Upper bound of the dynamic threshold. 0 for none."
     ),
     "aug_level": SamplingFlag(
-        "aug_level", "", float, "noise on the low-resolution picture, 0 to 1"
+        "aug_level", "", float, "Noise on the low-resolution picture, from 0 to 1."
     ),
 }
+
+
+def define_sampling_flags(flags: FlagValues) -> None:
+    """Defines `SAMPLING_FLAGS`."""
+    for name, flag in SAMPLING_FLAGS.items():
+        DEFINE_string(name, None, flag.help, flag_values=flags)
+
+
+def sampling_flag_values(flags: FlagValues) -> dict[str, str | None]:
+    """The values of `SAMPLING_FLAGS` on the command line, None where not given."""
+    return {name: flags[name].value for name in SAMPLING_FLAGS}
 
 
 def override(

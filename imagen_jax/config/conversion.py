@@ -8,7 +8,7 @@ import os
 import runpy
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from imagen_jax.checks import check_choice
@@ -51,9 +51,41 @@ def to_config_dict(config: CascadeConfig):
     return ml_collections.ConfigDict(to_dict(config))
 
 
-def from_config_dict(config) -> CascadeConfig:
-    """Validates an `ml_collections.ConfigDict`. Raises UserError, see `from_json_dict`."""
-    return from_json_dict(config.to_dict())
+def from_config_dict(config, changed: Collection[str] = ()) -> CascadeConfig:
+    """Validates an `ml_collections.ConfigDict`.
+
+    Args:
+      config: from a config file, with the changes of the command line.
+      changed: the dotted keys that the command line changed. Where it chose another kind, the
+        file's settings of the former kind are dropped.
+
+    Raises:
+      UserError: see `from_json_dict`.
+    """
+    values = config.to_dict()
+    for key in changed:
+        *groups, last = key.split(".")
+        if last == KIND:
+            _drop_former_kind(values, groups, changed)
+    return from_json_dict(values)
+
+
+def _drop_former_kind(
+    values: dict[str, Any], groups: Sequence[str], changed: Collection[str]
+) -> None:
+    """Removes the settings that the chosen kind does not have, unless they were changed too."""
+    hint, node = CascadeConfig, values
+    for name in groups:
+        is_dict = typing.get_origin(hint) is dict
+        hint = typing.get_args(hint)[1] if is_dict else typing.get_type_hints(hint).get(name)
+        node = node.get(name) if isinstance(node, dict) else None
+    kinds = {choice.kind: choice for choice in typing.get_args(hint) if hasattr(choice, KIND)}
+    if not isinstance(node, dict) or node.get(KIND) not in kinds:
+        return  # the error names the key when the settings are built
+    kept = {KIND, *(field.name for field in dataclasses.fields(kinds[node[KIND]]))}
+    for name in node.keys() - kept:
+        if ".".join([*groups, name]) not in changed:
+            del node[name]
 
 
 def from_json_dict(values: Mapping[str, Any]) -> CascadeConfig:

@@ -44,8 +44,18 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
         (["--num_steps=sr64=3"], "no stage 'sr64'"),
         (["--compare=missing.json"], "missing.json cannot be read"),
         (["--config=configs/missing.py"], "does not exist"),
-        (["--weights=shapes"], "--weights stands alone"),
+        (["--weights=shapes"], "--weights=shapes, not both"),
         (["--text_encoder=nowhere"], "nowhere"),
+        (["--config=tiny", "--config.text.encoder=nowhere"], "text.encoder is 'nowhere'"),
+        (["--config=tiny", "--config.stages.base.sample.percentile=0.9"], "99.5"),
+        (
+            ["--config=tiny", "--config.data.source=folder", "--config.data.path=/nowhere"],
+            "config.data.path=/nowhere does not exist",
+        ),
+        (
+            ["--config=tiny", "--config.data.source=folder", "--data_path=/here"],
+            "config.data.path=/here does not exist",
+        ),
     ],
 )
 def test_bad_input_is_a_message_and_status_2(workdir, tmp_path, capsys, arguments, message):
