@@ -16,6 +16,7 @@ from imagen_jax.config import (
 )
 from imagen_jax.diffusion.samplers import Ancestral
 from imagen_jax.errors import UserError
+from imagen_jax.optimizers import Muon
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -58,6 +59,8 @@ def set_path(values: dict, path: str, value) -> dict:
     [
         ("stages.base.train.batchsize", 3, "did you mean config.stages.base.train.batch_size"),
         ("sed", 3, "did you mean config.seed"),
+        ("stages.base.sample.guidance_weight", 3.0, "did you mean .*sample.guidance.weight"),
+        ("stages.base.sample.percentile", 99.0, "did you mean .*sample.threshold.percentile"),
         ("stages.base.train.batch_size", 3.5, "must be of type int"),
         ("stages.base.train.batch_size", "3", "must be of type int"),
         ("stages.base.train.batch_size", True, "must be of type int"),
@@ -123,3 +126,27 @@ def test_settings_of_version_1_become_the_same_config(name):
     saved = json.loads((Path(__file__).parent / "version_1.json").read_text())[name]
     assert from_json_dict(saved) == load_config(f"configs/{name}.py")
     assert from_json_dict(to_json_dict(from_json_dict(saved))) == from_json_dict(saved)
+
+
+def test_settings_that_version_1_did_not_have_yet_have_their_defaults():
+    saved = json.loads((Path(__file__).parent / "version_1.json").read_text())["shapes"]
+    base = saved["stages"]["base"]
+    del base["diffusion"]["min_snr_power"], base["train"]["muon_learning_rate"]
+    del base["model"]["input_skip"]
+    stage = from_json_dict(saved).stages["base"]
+    assert stage.diffusion.loss_weighting.power == 1.0
+    assert stage.train.optimizer == Muon(adam_b2=0.99)
+    assert stage.model.input_skip is False
+
+
+def test_the_command_line_may_choose_another_kind():
+    values = to_config_dict(from_json_dict(two_stages()))
+    values.stages.base.sample.sampler.kind = "ancestral"
+    values.stages.base.sample.sampler.gamma = 0.4
+    changed = ["stages.base.sample.sampler.kind", "stages.base.sample.sampler.gamma"]
+    config = from_config_dict(values, changed)
+    assert config.stages["base"].sample.sampler == Ancestral(gamma=0.4)
+    # What the command line itself gives to the wrong kind is an error, not ignored.
+    values.stages.base.sample.sampler.eta = 0.5
+    with pytest.raises(UserError, match=r"unknown config key .*sampler.eta"):
+        from_config_dict(values, [*changed, "stages.base.sample.sampler.eta"])

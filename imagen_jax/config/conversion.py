@@ -134,8 +134,8 @@ def _build(cls: type, values: Any, path: str) -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-            hint = f"; did you mean {path}.{near[0]}?" if near else ", which has no settings"
+            near = _nearest(key, hints, names)
+            hint = f"; did you mean {path}.{near}?" if near else ", which has no settings"
             raise UserError(f"unknown config key {path}.{key}{hint}")
     converted = {key: _convert(hints[key], v, f"{path}.{key}") for key, v in values.items()}
     try:
@@ -145,6 +145,24 @@ def _build(cls: type, values: Any, path: str) -> Any:
         raise UserError(f"{path}.{error}") from error
     except TypeError as error:
         raise UserError(f"{path} is incomplete: {error}") from error
+
+
+def _nearest(key: str, hints: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The name of a setting that `key` may stand for, also of one in a group below."""
+    below = [
+        f"{name}.{field.name}"
+        for name in names
+        for choice in (hints[name], *typing.get_args(hints[name]))
+        if dataclasses.is_dataclass(choice)
+        for field in dataclasses.fields(choice)
+    ]
+    # Names of version 1 start or end with the group: min_snr_gamma, guidance_weight.
+    same = [path for path in below if key == path.rpartition(".")[2]]
+    joined = {path.replace(".", "_"): path for path in below}
+    if same or key in joined:
+        return (same or [joined[key]])[0]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
+    return near[0] if near else None
 
 
 def _build_choice(choices: tuple[type, ...], values: Any, path: str) -> Any:

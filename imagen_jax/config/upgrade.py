@@ -5,64 +5,71 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Version 1 kept the settings of all kinds of a choice side by side. For each group of a stage and
+# each choice in it: by kind, the names of its settings in version 1 and today.
+_CHOICES = {
+    "diffusion": {
+        "schedule": {"shifted_cosine": {"shift_resolution": "reference"}},
+        "train_levels": {"normal": {"logsnr_mean": "mean", "logsnr_std": "std"}},
+        "loss_weighting": {
+            "min_snr": {"min_snr_gamma": "gamma", "min_snr_power": "power"},
+            "sigmoid": {"sigmoid_bias": "bias"},
+        },
+    },
+    "train": {
+        "optimizer": {
+            "adam": {"adam_b2": "b2"},
+            "adafactor": {"adafactor_parameter_scale": "parameter_scale"},
+            "muon": {"muon_learning_rate": "learning_rate", "adam_b2": "adam_b2"},
+        },
+    },
+    "sample": {
+        "sampler": {"ddim": {"eta": "eta"}, "ancestral": {"gamma": "gamma"}},
+        "threshold": {"dynamic": {"percentile": "percentile", "threshold_cap": "cap"}},
+    },
+}
+# Settings that version 1 stored for a "unet" and never read.
+_UNUSED_BY_UNET = ("strides", "stem_channels")
+
 
 def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a cascade in today's names; current ones are returned unchanged."""
     stages = values.get("stages")
-    if not isinstance(stages, Mapping) or not any(map(_is_flat, stages.values())):
+    if not isinstance(stages, Mapping) or not any(map(_is_version_1, stages.values())):
         return values
-    return {**values, "stages": {name: _nest(stage) for name, stage in stages.items()}}
+    return {**values, "stages": {name: _upgrade_stage(stage) for name, stage in stages.items()}}
 
 
-def _is_flat(stage: Any) -> bool:
-    """Version 1 kept the settings of all samplers, thresholds, ... side by side."""
+def _is_version_1(stage: Any) -> bool:
     sample = stage.get("sample") if isinstance(stage, Mapping) else None
-    return isinstance(sample, Mapping) and "guidance_weight" in sample
-
-
-def _nest(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 to 2: each choice becomes a group with its own settings."""
-    model, diffusion = dict(stage["model"]), dict(stage["diffusion"])
-    train, sample = dict(stage["train"]), dict(stage["sample"])
-
-    if model["kind"] == "unet":
-        # It was stored and never read.
-        model.pop("strides")
-        model.pop("stem_channels")
-
-    settings = {
-        "shifted_cosine": {"reference": diffusion.pop("shift_resolution")},
-        "normal": {"mean": diffusion.pop("logsnr_mean"), "std": diffusion.pop("logsnr_std")},
-        "min_snr": {
-            "gamma": diffusion.pop("min_snr_gamma"),
-            "power": diffusion.pop("min_snr_power"),
-        },
-        "sigmoid": {"bias": diffusion.pop("sigmoid_bias")},
-    }
-    for name in ("schedule", "train_levels", "loss_weighting"):
-        diffusion[name] = _choice(diffusion[name], settings)
-
-    adam_b2 = train.pop("adam_b2")
-    train["optimizer"] = _choice(
-        train["optimizer"],
-        {
-            "adam": {"b2": adam_b2},
-            "adafactor": {"parameter_scale": train.pop("adafactor_parameter_scale")},
-            "muon": {"learning_rate": train.pop("muon_learning_rate"), "adam_b2": adam_b2},
-        },
+    return (
+        isinstance(sample, Mapping)
+        and isinstance(sample.get("sampler"), str)
+        and "guidance_weight" in sample
     )
 
-    sample["sampler"] = _choice(
-        sample["sampler"],
-        {"ddim": {"eta": sample.pop("eta")}, "ancestral": {"gamma": sample.pop("gamma")}},
-    )
+
+def _upgrade_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+    upgraded = {**stage}
+    for group, choices in _CHOICES.items():
+        upgraded[group] = _nest(stage[group], choices)
+    sample = upgraded["sample"]
     sample["guidance"] = {"weight": sample.pop("guidance_weight")}
-    sample["threshold"] = _choice(
-        sample["threshold"],
-        {"dynamic": {"percentile": sample.pop("percentile"), "cap": sample.pop("threshold_cap")}},
-    )
-    return {**stage, "model": model, "diffusion": diffusion, "train": train, "sample": sample}
+    if stage["model"]["kind"] == "unet":
+        model = stage["model"].items()
+        upgraded["model"] = {name: value for name, value in model if name not in _UNUSED_BY_UNET}
+    return upgraded
 
 
-def _choice(kind: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {"kind": kind, **settings.get(kind, {})}
+def _nest(
+    group: Mapping[str, Any], choices: Mapping[str, Mapping[str, Mapping[str, str]]]
+) -> dict[str, Any]:
+    """The group with each choice as a group of its own, which has a `kind`."""
+    moved = {old for kinds in choices.values() for names in kinds.values() for old in names}
+    nested = {name: value for name, value in group.items() if name not in moved}
+    for choice, kinds in choices.items():
+        names = kinds.get(group[choice], {})
+        # Early versions lack some settings: these have their defaults.
+        settings = {new: group[old] for old, new in names.items() if old in group}
+        nested[choice] = {"kind": group[choice], **settings}
+    return nested

@@ -51,7 +51,7 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch):
     assert parse("--config=configs/tiny.py")[0].name == "mine"
     assert parse("--config=tiny")[0].name == "tiny"
     for missing in ("other/tiny.py", "../configs/tiny.py", "tiny.txt", "configs", ""):
-        with pytest.raises(UserError, match=r"does not exist.*emoji, folder, .*shapes_fast"):
+        with pytest.raises(UserError, match=r"does not exist.*emoji, folder, .*shapes"):
             config_flag.find(missing)
 
 

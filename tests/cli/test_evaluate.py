@@ -47,7 +47,7 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
         (["--weights=shapes"], "--weights=shapes, not both"),
         (["--text_encoder=nowhere"], "nowhere"),
         (["--config=tiny", "--config.text.encoder=nowhere"], "text.encoder is 'nowhere'"),
-        (["--config=tiny", "--config.stages.base.sample.percentile=0.9"], "99.5"),
+        (["--config=tiny", "--config.stages.base.sample.threshold.percentile=0.9"], "99.5"),
         (
             ["--config=tiny", "--config.data.source=folder", "--config.data.path=/nowhere"],
             "config.data.path=/nowhere does not exist",

@@ -5,6 +5,7 @@ import numpy as np
 from imagen_jax.cli import export
 from imagen_jax.config import load_config
 from imagen_jax.weights import artefact as artefact_lib
+from imagen_jax.weights import shipped
 
 
 def test_stages_of_a_run_become_one_directory(tmp_path, capsys):
@@ -39,7 +40,7 @@ def test_weights_that_ship_are_exported_by_their_name(tmp_path):
         out = tmp_path / flag
         assert export.main([flag, f"--out={out}"]) == 0
         assert (out / "base.safetensors").read_bytes() == (
-            artefact_lib._shipped_root() / "shapes" / "base.safetensors"
+            shipped._shipped_root() / "shapes" / "base.safetensors"
         ).read_bytes()
 
 

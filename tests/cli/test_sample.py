@@ -43,7 +43,7 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
             f"--weights={workdir}",
             "--config=tiny",
             "--config.stages.base.sample.num_steps=1",
-            "--config.stages.base.sample.guidance_weight=1.25",
+            "--config.stages.base.sample.guidance.weight=1.25",
             "--guidance_weight=base=1.5",
             "--prompts=a red circle",
             "--num_images=1",
@@ -54,7 +54,7 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
     assert status == 0, capsys.readouterr().err
     with Image.open(tmp_path / "base" / "000_seed0.png") as file:
         assert '"num_steps": 1' in file.text["settings"]
-        assert '"guidance_weight": 1.5' in file.text["settings"]
+        assert '"guidance": {"weight": 1.5}' in file.text["settings"]
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,12 @@ def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
             "did you mean config.stages.base.train.batch_size?",
         ),
         ([TINY, "--config.stages.base.train.batch_size=x"], "batch_size=x"),
-        ([TINY, "--workdir={new}", "--config.stages.base.sample.percentile=0.995"], "in percent"),
+        (
+            [TINY, "--workdir={new}", "--config.stages.base.sample.threshold.percentile=0.995"],
+            "in percent",
+        ),
         ([TINY, "--workdir={new}", "--config.mesh.data=3"], "does not cover 1 device"),
-        ([TINY, "--workdir={new}", "--config.stages.base.resolution=9"], "must chain"),
+        ([TINY, "--workdir={new}", "--config.stages.base.resolution=10"], "must chain"),
         (
             [
                 TINY,
