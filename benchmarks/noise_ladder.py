@@ -26,8 +26,9 @@ from benchmarks.denoising_error import load_denoiser
 from imagen_jax.diffusion import guidance, process, samplers, schedules, thresholding
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import score_all
-from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts
+from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.scene_reader import SMALLEST
+from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.loop import make_settings, picture_keys
 from imagen_jax.types import Array, normalize_image, null_text, to_uint8

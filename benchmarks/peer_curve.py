@@ -29,7 +29,8 @@ from imagen_jax.data.pipeline import batches
 from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import by_group, score_all
-from imagen_jax.evaluation.prompts import Prompt, load_prompts
+from imagen_jax.evaluation.prompt_set import Prompt
+from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 
 CONFIG = "configs/shapes32.py"

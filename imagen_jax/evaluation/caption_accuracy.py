@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from imagen_jax.evaluation.caption_check import check
-from imagen_jax.evaluation.prompts import Prompt
+from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.proportions import share
 from imagen_jax.evaluation.scene_reader import SeenScene, read_scene
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from imagen_jax.config import SampleConfig, flatten
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.prompts import Prompt
+from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.loop import make_settings
 

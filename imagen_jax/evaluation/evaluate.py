@@ -35,7 +35,7 @@ from imagen_jax.evaluation.drawing import (
     write_whole,
 )
 from imagen_jax.evaluation.html import html_report
-from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.report import Pictures, make_report
 from imagen_jax.sampling import Cascade
 

@@ -13,7 +13,7 @@ import numpy as np
 from imagen_jax.config import DataConfig
 from imagen_jax.data.source import Source, load_source
 from imagen_jax.evaluation import report as tables
-from imagen_jax.evaluation.prompts import Prompt
+from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.report import Pictures
 from imagen_jax.pictures import printable
 

@@ -14,7 +14,7 @@ from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
 from imagen_jax.evaluation.caption_accuracy import ALL, PARTS, Score, by_group, score_all
 from imagen_jax.evaluation.drawing import Folder
-from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.proportions import paired, share
 from imagen_jax.evaluation.scene_reader import SMALLEST
 from imagen_jax.weights.artefact import StageWeights

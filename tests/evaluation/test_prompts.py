@@ -12,7 +12,8 @@ from imagen_jax.data.builtin.shapes import held_out_pairs, is_held_out_triple
 from imagen_jax.data.source import hash01
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import score_all
-from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts
+from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS
 
 SHAPES = DataConfig(source="shapes")
 
