@@ -21,7 +21,7 @@ from benchmarks.denoising_error import errors, load_denoiser
 from imagen_jax.cli.common import setup_jax
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
-from imagen_jax.evaluation.report import text_report
+from imagen_jax.evaluation.tables import text_report
 from imagen_jax.sampling import Cascade
 from imagen_jax.text.embedding_store import pack, unpack
 from imagen_jax.text.encoder import TextEncoder

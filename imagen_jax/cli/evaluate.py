@@ -109,7 +109,7 @@ def _evaluate(flags: argparse.Namespace) -> None:
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.evaluation.evaluate import PAGE_FILE, Request, evaluate
     from imagen_jax.evaluation.prompts import load_prompts
-    from imagen_jax.evaluation.report import text_report
+    from imagen_jax.evaluation.tables import text_report
     from imagen_jax.sampling import Cascade
 
     data = artefact.config.data

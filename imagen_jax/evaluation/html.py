@@ -12,7 +12,7 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.source import Source, load_source
-from imagen_jax.evaluation import report as tables
+from imagen_jax.evaluation import tables
 from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.report import Pictures
 from imagen_jax.pictures import printable

@@ -22,8 +22,8 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation import caption_accuracy
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
-from imagen_jax.evaluation.report import text_report
 from imagen_jax.evaluation.scene_reader import SeenScene
+from imagen_jax.evaluation.tables import text_report
 from imagen_jax.models import build_model, init_params
 from imagen_jax.sampling import Cascade
 from imagen_jax.text.encoder import load_encoder
