@@ -24,6 +24,7 @@ from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompt_set import PromptSet
 from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.scorer import scorer_of
 from imagen_jax.sampling import Cascade
 
 WEIGHTS = tuple(float(w) for w in range(1, 16))
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         cascade = (
             Cascade.from_directory(flags.workdir) if flags.workdir else Cascade.from_name("shapes")
         )
-        if cascade.artefact.config.data.source != "shapes":
+        if scorer_of(cascade.artefact.config.data) is None:
             raise UserError("only cascades of shapes have a scorer")
         stages = flags.stages.split(",") if flags.stages else None
         chain = cascade.chain(stages, has_picture=False)

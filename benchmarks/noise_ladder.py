@@ -25,10 +25,8 @@ import numpy as np
 from benchmarks.denoising_error import load_denoiser
 from imagen_jax.diffusion import guidance, process, samplers, schedules, thresholding
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.caption_accuracy import score_all
 from imagen_jax.evaluation.prompts import load_prompts
-from imagen_jax.evaluation.scene_reader import SMALLEST
-from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS
+from imagen_jax.evaluation.scorer import scorer_of
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.loop import make_settings, picture_keys
 from imagen_jax.types import Array, normalize_image, null_text, to_uint8
@@ -78,13 +76,16 @@ def ladder(directory: str, num_prompts: int, levels: Sequence[float]) -> Iterato
     cascade = Cascade.from_directory(directory)
     chain = cascade.chain(None, False)
     config = cascade.artefact.config
-    if config.data.source != "shapes":
+    scorer = scorer_of(config.data)
+    if scorer is None:
         raise UserError(f"{directory} draws {config.data.source}; only shapes can be scored")
     last = config.stages[chain[-1]].resolution
-    if last < SMALLEST:
-        raise UserError(f"{directory} ends at {last} pixels; the scorer needs {SMALLEST}")
+    if last < scorer.min_resolution:
+        raise UserError(
+            f"{directory} ends at {last} pixels; the scorer needs {scorer.min_resolution}"
+        )
     settings = cascade.settings("base")
-    prompts = load_prompts(config.data, len(SHAPES_GROUPS) * num_prompts)
+    prompts = load_prompts(config.data, len(scorer.groups) * num_prompts)
     rows = [i for i, prompt in enumerate(prompts.prompts) if prompt.group == GROUP]
     asked = [prompts.prompts[i] for i in rows]
     true = np.stack(list(prompts.true_pictures(base.resolution)))[rows]
@@ -113,7 +114,7 @@ def ladder(directory: str, num_prompts: int, levels: Sequence[float]) -> Iterato
         for name in chain[1:]:
             later = make_settings(cascade.settings(name))
             pictures = cascade.draw_batch(name, text, seeds, later, pictures)
-        scores = score_all(pictures, asked)
+        scores = scorer.score(pictures, asked)
         yield {
             "logsnr": float(grid[start]) if start < len(grid) - 1 else math.inf,
             "accepted": float(np.mean([one.accepted for one in scores])),

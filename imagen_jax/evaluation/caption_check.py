@@ -6,7 +6,6 @@ and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -15,28 +14,15 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What holds of the caption.
-
-    Attributes:
-      parts: whether each claimed part holds: "count", "colour", "shape", and where claimed
-        "size", "relation", "background".
-    """
-
-    parts: dict[str, bool]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether all parts hold."""
-        return all(self.parts.values())
-
-
-def check(seen: SeenScene, caption: Caption) -> Verdict:
+def check(seen: SeenScene, caption: Caption) -> dict[str, bool]:
     """Compares what a picture shows with what its caption claims.
 
     Colour, shape and size hold when every object has those of its claim. Where the caption relates
     two objects, the two that fit the claims best take part.
+
+    Returns:
+      Whether each claimed part holds: "count", "colour", "shape", and where claimed "size",
+      "relation", "background".
 
     Raises:
       UserError: the caption claims a relation that is not known.
@@ -52,7 +38,7 @@ def check(seen: SeenScene, caption: Caption) -> Verdict:
             parts["size"] = False
     if caption.background is not None:
         parts["background"] = seen.background == caption.background
-    return Verdict(parts)
+    return parts
 
 
 def holds(first: SeenObject, relation: str, second: SeenObject) -> bool:

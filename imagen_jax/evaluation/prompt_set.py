@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from imagen_jax.data.builtin.shapes import Caption
 from imagen_jax.data.source import hash01
 
 
@@ -20,7 +20,7 @@ class Prompt:
       number: place in the group.
       text: what the cascade is asked for.
       seed: of the picture, in [0, 2^32).
-      caption: what the text claims, where that is known (`shapes`).
+      claims: what the text claims, for the scorer of the data; None without a scorer.
       repeat: 0, or which further picture of the same text this is.
     """
 
@@ -28,7 +28,7 @@ class Prompt:
     number: int
     text: str
     seed: int
-    caption: Caption | None = None
+    claims: Any = None
     repeat: int = 0
 
     @property

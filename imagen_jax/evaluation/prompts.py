@@ -19,7 +19,7 @@ from imagen_jax.data.pipeline import batches
 from imagen_jax.data.source import Source, load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet, prompt_seed
-from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS, shapes_prompts
+from imagen_jax.evaluation.scorer import scorer_of
 
 # Of the order in which captions of files are taken.
 ORDER_SEED = 2022
@@ -36,13 +36,14 @@ def load_prompts(data: DataConfig, number: int) -> PromptSet:
     Raises:
       UserError: fewer prompts than groups, or the data is not there.
     """
-    groups = SHAPES_GROUPS if data.source == "shapes" else FILE_GROUPS
+    scorer = scorer_of(data)
+    groups = tuple(FILE_GROUPS) if scorer is None else scorer.groups
     if number < len(groups):
         raise UserError(
             f"--num_prompts={number} is too few: give at least {len(groups)}, one for each of "
             f"{', '.join(groups)}"
         )
-    return shapes_prompts(number) if data.source == "shapes" else _file_prompts(data, number)
+    return _file_prompts(data, number) if scorer is None else scorer.prompts(number)
 
 
 def _file_prompts(data: DataConfig, number: int) -> PromptSet:

@@ -12,11 +12,11 @@ import numpy as np
 
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
-from imagen_jax.evaluation.caption_accuracy import Score, by_group, score_all
+from imagen_jax.evaluation.caption_accuracy import Score, accuracy_by_group
 from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.proportions import paired, share
-from imagen_jax.evaluation.scene_reader import SMALLEST
+from imagen_jax.evaluation.scorer import Scorer, scorer_of
 from imagen_jax.weights.artefact import StageWeights
 
 
@@ -69,6 +69,7 @@ def make_report(
     pictures: Pictures, weights: Mapping[str, StageWeights], data: DataConfig
 ) -> dict[str, Any]:
     """Measures everything. Returns a JSON-like dict; docs/evaluation.md says what each entry is."""
+    scorer = scorer_of(data)
     notes = list(pictures.prompts.notes)
     prompts = pictures.prompts.prompts
     rows = [
@@ -77,12 +78,13 @@ def make_report(
     ]
     stages: dict[str, dict[str, Any]] = {}
     for name, stage in pictures.stages.items():
-        readable = data.source == "shapes" and stage.resolution >= SMALLEST
+        too_small = scorer is not None and stage.resolution < scorer.min_resolution
+        judge = None if too_small else scorer
         entry = {
             "resolution": stage.resolution,
             "trained_on_images": weights[name].images_seen,
             "parameters": weights[name].num_parameters,
-            "true_pictures": _true_pictures(pictures, stage.resolution, readable),
+            "true_pictures": _true_pictures(pictures, stage.resolution, judge),
         }
         scores = None
         if pictures.generated:
@@ -92,20 +94,21 @@ def make_report(
                 **picture_statistics.mean_statistics(folder.read_all(prompts)),
                 "diversity": _diversity(pictures, folder),
             }
-            if readable:
-                scores = score_all(folder.read_all(prompts), prompts)
-                entry["accuracy"] = by_group(scores, prompts)
+            if judge is not None:
+                scores = judge.score(folder.read_all(prompts), prompts)
+                entry["accuracy"] = accuracy_by_group(scores, prompts, judge.parts)
                 for row, score in zip(rows, scores, strict=True):
                     row["scores"][name] = _score_entry(score)
         if stage.low_resolution:
-            entry["super_resolution"] = _super_resolution(pictures, name, scores, readable)
+            entry["super_resolution"] = _super_resolution(pictures, name, scores, judge)
         stages[name] = entry
-        if data.source == "shapes" and not readable:
+        if too_small:
             notes.append(
                 f"{name}: pictures of {stage.resolution} pixels are too small to be read "
-                f"(at least {SMALLEST}), so nothing says whether they obey their captions."
+                f"(at least {scorer.min_resolution}), so nothing says whether they obey their "
+                f"captions."
             )
-    if data.source != "shapes":
+    if scorer is None:
         notes.append(
             f"Whether pictures obey their captions is not scored: there is no scorer for "
             f"{data.source}."
@@ -113,7 +116,7 @@ def make_report(
     if not pictures.generated:
         notes.append("The base stage was not run: only true pictures were enlarged.")
     report = {"notes": notes, "stages": stages, "prompts": rows}
-    if data.source != "shapes" and pictures.generated:
+    if scorer is None and pictures.generated:
         report["nearest"] = _nearest(pictures, data, rows)
     return report
 
@@ -126,14 +129,14 @@ def _accepted(scores: list[Score]) -> dict[str, Any]:
     return dataclasses.asdict(share([score.accepted for score in scores]))
 
 
-def _true_pictures(pictures: Pictures, size: int, readable: bool) -> dict[str, Any]:
+def _true_pictures(pictures: Pictures, size: int, judge: Scorer | None) -> dict[str, Any]:
     """The same figures of the true pictures: what a perfect cascade would reach."""
     entry: dict[str, Any] = {
         "count": pictures.num_true,
         **picture_statistics.mean_statistics(pictures.truth(size)),
     }
-    if readable:
-        entry["accepted"] = _accepted(score_all(pictures.truth(size), pictures.with_truth))
+    if judge is not None:
+        entry["accepted"] = _accepted(judge.score(pictures.truth(size), pictures.with_truth))
     return entry
 
 
@@ -153,7 +156,7 @@ def _diversity(pictures: Pictures, folder: Folder) -> float | None:
 
 
 def _super_resolution(
-    pictures: Pictures, name: str, scores: list[Score] | None, readable: bool
+    pictures: Pictures, name: str, scores: list[Score] | None, judge: Scorer | None
 ) -> dict[str, Any]:
     """A stage on true low-resolution pictures and on those that the stage before it drew."""
     stage = pictures.stages[name]
@@ -171,7 +174,7 @@ def _super_resolution(
         "psnr": float(np.mean(psnr)),
         "psnr_of_bilinear": float(np.mean(bilinear)),
     }
-    true_scores = score_all(outputs.read_all(prompts), prompts) if readable else None
+    true_scores = None if judge is None else judge.score(outputs.read_all(prompts), prompts)
     if true_scores:
         from_truth["accepted"] = _accepted(true_scores)
     entry = {"from_truth": from_truth}

@@ -22,7 +22,7 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation.shape_fit import Fit, fit_shapes
 
 UNKNOWN = "unknown"
-SMALLEST = 32  # pixels; below, the stroke of a small ring is less than two pixels wide
+MIN_RESOLUTION = 32  # pixels; below, the stroke of a small ring is less than two pixels wide
 MOST_OBJECTS = 8  # only the largest are read: no caption claims more than five
 
 # Larger pictures are read at this size: more pixels say nothing more of such objects.
@@ -87,9 +87,9 @@ def read_scene(image: np.ndarray) -> SeenScene:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"a picture is [S, S, 3] uint8; this is {list(image.shape)} {image.dtype}")
-    if image.shape[0] != image.shape[1] or image.shape[0] < SMALLEST:
+    if image.shape[0] != image.shape[1] or image.shape[0] < MIN_RESOLUTION:
         raise UserError(
-            f"only square pictures of {SMALLEST} or more pixels a side can be read; this has "
+            f"only square pictures of {MIN_RESOLUTION} or more pixels a side can be read; this has "
             f"{image.shape[0]}x{image.shape[1]}"
         )
     if image.shape[0] > _READ_AT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from imagen_jax.evaluation.caption_accuracy import ALL, PARTS
+from imagen_jax.evaluation.caption_accuracy import ALL
 
 
 def percent(value: Mapping[str, Any]) -> str:
@@ -15,7 +15,7 @@ def percent(value: Mapping[str, Any]) -> str:
 
 def accuracy_table(accuracy: Mapping[str, Any]) -> list[list[str]]:
     """Rows of strings, a heading first: accepted with its interval, then each part."""
-    parts = [part for part in PARTS if part in accuracy[ALL]["parts"]]
+    parts = list(accuracy[ALL]["parts"])
     table = [["prompts", "number", "accepted [95 %]", *parts]]
     for name, group in accuracy.items():
         shares = [group["parts"].get(part) for part in parts]

@@ -19,7 +19,9 @@ from imagen_jax.config import (
     TextConfig,
 )
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation import caption_accuracy
+from imagen_jax.evaluation import report as report_module
+from imagen_jax.evaluation import shapes_scorer
+from imagen_jax.evaluation.caption_accuracy import Score
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.scene_reader import SeenScene
@@ -225,7 +227,7 @@ def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypa
     cascade = random_cascade()
     # Noise has many "objects", and reading them slowly is no matter of this test.
     monkeypatch.setattr(
-        caption_accuracy, "read_scene", lambda image: SeenScene(f"{image.mean():.2f}", ())
+        shapes_scorer, "read_scene", lambda image: SeenScene(f"{image.mean():.2f}", ())
     )
     # One batch size, so that each stage compiles once.
     request = dataclasses.replace(REQUEST, num_true=16)
@@ -307,13 +309,52 @@ def test_super_resolution_alone(prompts, tmp_path):
     assert len(Page((tmp_path / "report.html").read_text()).sources) == 3 * 6
 
 
-def test_files_have_no_scorer_but_nearest_pictures(tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+def folder_of_six(directory):
+    """Pictures of red 40 i, i = 0 to 5."""
+    directory.mkdir()
     for number in range(6):
-        Image.new("RGB", (64, 64), (40 * number, 0, 0)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"<b>number {number}</b>")
-    data = DataConfig(source="folder", path=str(folder))
+        Image.new("RGB", (64, 64), (40 * number, 0, 0)).save(directory / f"{number}.png")
+        (directory / f"{number}.txt").write_text(f"<b>number {number}</b>")
+    return DataConfig(source="folder", path=str(directory))
+
+
+class BrightnessScorer:
+    """Accepts pictures whose red channel is below 150."""
+
+    groups = ("any",)
+    parts = ("brightness",)
+    min_resolution = 64
+
+    def prompts(self, number):
+        raise NotImplementedError
+
+    def score(self, pictures, prompts):
+        reds = [int(picture[..., 0].mean()) for picture in pictures]
+        assert len(reds) == len(prompts)
+        return [Score({"brightness": red < 150}, f"red {red}") for red in reds]
+
+
+def test_a_report_uses_the_scorer_of_the_source(tmp_path, monkeypatch):
+    data = folder_of_six(tmp_path / "pictures")
+    prompts = load_prompts(data, 6)
+    monkeypatch.setattr(report_module, "scorer_of", lambda data: BrightnessScorer())
+    report = evaluate(PerfectCascade(prompts), data, prompts, REQUEST, tmp_path / "out")
+    # sr64 draws two units less.
+    numbers = [int(re.search(r"\d", prompt.text)[0]) for prompt in prompts.prompts]
+    reds = [max(40 * number - 2, 0) for number in numbers]
+    seen = [row["scores"]["sr64"]["seen"] for row in report["prompts"]]
+    assert seen == [f"red {red}" for red in reds]
+    accuracy = report["stages"]["sr64"]["accuracy"]["all"]
+    hits = sum(red < 150 for red in reds)
+    assert 0 < hits < 6
+    assert accuracy["accepted"]["hits"] == accuracy["parts"]["brightness"]["hits"] == hits
+    assert "accuracy" not in report["stages"]["base"] and "nearest" not in report
+    (note,) = [note for note in report["notes"] if "too small to be read" in note]
+    assert note.startswith("base: pictures of 32 pixels") and "at least 64" in note
+
+
+def test_files_have_no_scorer_but_nearest_pictures(tmp_path):
+    data = folder_of_six(tmp_path / "pictures")
     prompts = load_prompts(data, 6)
     report = evaluate(PerfectCascade(prompts), data, prompts, REQUEST, tmp_path / "out")
     assert any("not scored: there is no scorer for folder" in note for note in report["notes"])

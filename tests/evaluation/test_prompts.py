@@ -11,9 +11,9 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.builtin.shapes import held_out_pairs, is_held_out_triple
 from imagen_jax.data.source import hash01
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.caption_accuracy import score_all
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS
+from imagen_jax.evaluation.shapes_scorer import ShapesScorer
 
 SHAPES = DataConfig(source="shapes")
 
@@ -25,7 +25,7 @@ def pairs(claims):
 def test_each_group_is_held_out_as_its_name_says():
     counts = collections.Counter()
     for prompt in load_prompts(SHAPES, 150).prompts:
-        claims = prompt.caption
+        claims = prompt.claims
         assert claims.text == prompt.text
         unseen_pair = any(pair in held_out_pairs() for pair in pairs(claims))
         unseen_triple = claims.kind == "relation" and is_held_out_triple(
@@ -56,7 +56,7 @@ def test_a_short_evaluation_is_the_beginning_of_a_long_one():
 
 def test_true_pictures_obey_their_captions():
     prompts = load_prompts(SHAPES, 50)
-    scores = score_all(prompts.true_pictures(64), prompts.prompts)
+    scores = ShapesScorer().score(prompts.true_pictures(64), prompts.prompts)
     # The scorer takes 99.5 % of true pictures: three refusals have probability 0.002.
     assert sum(score.accepted for score in scores) >= 48
 
