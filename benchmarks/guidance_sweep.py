@@ -20,11 +20,11 @@ from typing import Any
 
 from imagen_jax.config import SampleConfig
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompt_set import PromptSet
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.scorer import scorer_of
+from imagen_jax.files import write_json
 from imagen_jax.sampling import Cascade
 
 WEIGHTS = tuple(float(w) for w in range(1, 16))

@@ -31,10 +31,10 @@ from benchmarks.denoising_error import load_denoiser
 from imagen_jax.cli.common import setup_jax
 from imagen_jax.config import CascadeConfig, load_config
 from imagen_jax.evaluation.caption_accuracy import ALL
-from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.shapes_scorer import PARTS
+from imagen_jax.files import write_json
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.sampling import Cascade
 from imagen_jax.text import t5_load

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -52,6 +54,12 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: epath.PathLike, content: Any) -> None:
+    """Writes JSON for people to read, as `write_atomically` does."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(epath.Path(path), text.encode("utf-8"))
 
 
 @contextlib.contextmanager

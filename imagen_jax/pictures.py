@@ -29,20 +29,25 @@ def save_png(
       metadata: text entries of the file; anything but a string is written as JSON. The same
         mapping is written to a `.json` file beside the picture.
     """
+    path = epath.Path(path)
+    write_atomically(path, encode_png(picture, metadata))
+    if metadata is not None:
+        text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
+        write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
+
+
+def encode_png(picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a PNG file; arguments as of `save_png`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    path = epath.Path(path)
     info = PngInfo()
     for name, value in (metadata or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         info.add_itxt(name, printable(text, keep_lines=True))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
-    write_atomically(path, buffer.getvalue())
-    if metadata is not None:
-        text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
-        write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
+    return buffer.getvalue()
 
 
 def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:

@@ -9,9 +9,7 @@ evaluation is not let into the same directory.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ import numpy as np
 from imagen_jax.config import SampleConfig, flatten
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompt_set import Prompt
+from imagen_jax.files import write_json
+from imagen_jax.pictures import save_png
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.loop import make_settings
 
@@ -48,12 +48,8 @@ class Folder:
         return (self.read(prompt) for prompt in prompts)
 
     def write(self, prompt: Prompt, picture: np.ndarray) -> None:
-        """Writes `[H, W, 3]` uint8; the file is whole or not there."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
-        write_whole(self.file(prompt), buffer.getvalue())
+        """Writes `[H, W, 3]` uint8; a kill leaves the whole file or none."""
+        save_png(self.file(prompt), picture)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,16 +159,3 @@ def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, An
             f"--out={directory} holds an evaluation that is not the same:\n  {lines}\n"
             "Give another --out, or delete the directory"
         )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON; the file is whole or not there."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode("utf-8"))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or not there, also when this process is killed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from imagen_jax.config import DataConfig, SampleConfig, StageConfig
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
@@ -31,12 +33,11 @@ from imagen_jax.evaluation.drawing import (
     claim_directory,
     cost_of_missing,
     draw,
-    write_json,
-    write_whole,
 )
 from imagen_jax.evaluation.html import html_report
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.report import Pictures, make_report
+from imagen_jax.files import write_atomically, write_json
 from imagen_jax.sampling import Cascade
 
 FORMAT_VERSION = 1
@@ -92,7 +93,8 @@ def evaluate(
     start = time.perf_counter()
     report = {"settings": settings, **make_report(pictures, cascade.artefact.stages, data)}
     write_json(out / REPORT_FILE, report)
-    write_whole(out / PAGE_FILE, html_report(report, pictures, data).encode("utf-8"))
+    page = html_report(report, pictures, data)
+    write_atomically(epath.Path(out / PAGE_FILE), page.encode("utf-8"))
     print(f"measured in {time.perf_counter() - start:.0f} s")
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,7 +14,7 @@ from imagen_jax.data.source import Source, load_source
 from imagen_jax.evaluation import tables
 from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.report import Pictures
-from imagen_jax.pictures import printable
+from imagen_jax.pictures import encode_png, printable
 
 # Of each kind at most so many pictures, so that the page opens quickly.
 MOST_FAILURES = 200
@@ -172,11 +171,7 @@ def _enlarged(pictures: Pictures) -> list[str]:
 
 
 def _figure(picture: np.ndarray, caption: str) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = base64.b64encode(encode_png(picture)).decode("ascii")
     # Only pictures that are enlarged show their pixels.
     large = ' class="large"' if picture.shape[0] > 128 else ""
     return (
