@@ -38,7 +38,7 @@ class Score:
 def accuracy_by_group(
     scores: Sequence[Score], prompts: Sequence[Prompt], parts: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Shares for each group of prompts and for "all", JSON-like.
+    """Shares for each group of prompts and for "all", as plain JSON values.
 
     Args:
       scores: one for each prompt.
@@ -46,8 +46,8 @@ def accuracy_by_group(
       parts: the order of the parts in the result.
 
     Returns:
-      By group `accepted` and `parts`, as `proportions.Share`; a part's share is of the pictures
-      whose caption claims it.
+      For each group `accepted` and `parts`, with the fields of `proportions.Share`. The share of
+      a part is taken over the pictures whose caption claims it.
     """
     groups: dict[str, list[Score]] = {}
     for score, prompt in zip(scores, prompts, strict=True):

@@ -18,10 +18,10 @@ class Prompt:
     Attributes:
       group: kind of prompt.
       number: place in the group.
-      text: what the cascade is asked for.
+      text: the prompt of the cascade.
       seed: of the picture, in [0, 2^32).
       claims: what the text claims, for the scorer of the data; None without a scorer.
-      repeat: 0, or which further picture of the same text this is.
+      repeat: 0 for the first picture of the text, 1 and more for further ones.
     """
 
     group: str
@@ -33,12 +33,12 @@ class Prompt:
 
     @property
     def name(self) -> str:
-        """For file names; no two prompts of an evaluation share one."""
+        """The stem of file names, unique within an evaluation."""
         name = f"{self.group.replace(' ', '_')}_{self.number:05d}"
         return f"{name}_{self.repeat}" if self.repeat else name
 
-    def again(self, repeat: int) -> Prompt:
-        """The same text with another seed."""
+    def repeated(self, repeat: int) -> Prompt:
+        """A further picture of the same text: with another seed."""
         return dataclasses.replace(
             self, seed=prompt_seed(self.group, self.number, repeat), repeat=repeat
         )
@@ -46,12 +46,12 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """Prompts, the groups taking turns, and the pictures that their texts were made for.
+    """Prompts, the groups taking turns, and the pictures that their texts describe.
 
     Attributes:
-      prompts: the first N.
-      true_pictures: from a size S to the true pictures `[S, S, 3]` uint8, in order.
-      notes: what a reader of the report must know of the groups.
+      prompts: in order.
+      true_pictures: gives the true pictures `[S, S, 3]` uint8 of a size S, in the same order.
+      notes: remarks on the groups, for the reader of the report.
     """
 
     prompts: tuple[Prompt, ...]

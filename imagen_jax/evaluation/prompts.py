@@ -1,11 +1,11 @@
-"""The prompts of an evaluation, with their seeds and their true pictures.
+"""Chooses the prompts of an evaluation, with their seeds and their true pictures.
 
-Prompt and seed are pure functions of the group and the number within it, so that two checkpoints
-are asked for the same pictures, and the first prompts of a long evaluation are those of a short
-one. Groups take turns, so each has an equal share of any number.
+Prompt and seed are pure functions of the group and the number within it. So two checkpoints are
+asked for the same pictures, and a short evaluation has the first prompts of a long one. Groups take
+turns, so their sizes differ by one at most.
 
-`shapes` has five groups (`SHAPES_GROUPS`); pictures from files have two: "held in", captions that
-training shows, and "held out".
+A source with a scorer has the groups of its scorer. Other sources have two: "held in", captions of
+the training split, and "held out".
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet, prompt_seed
 from imagen_jax.evaluation.scorer import scorer_of
 
-# Of the order in which captions of files are taken.
+# Seed of the order in which captions of files are taken.
 ORDER_SEED = 2022
-
-# Pictures are this small where only their captions are wanted.
-_LOOK_AT = 8
-
+# Side of the pictures in pixels where only their captions are used.
+_SMALL = 8
+# Group: split.
 FILE_GROUPS = {"held in": "train", "held out": "held_out"}
 
 
@@ -34,7 +33,7 @@ def load_prompts(data: DataConfig, number: int) -> PromptSet:
     """The first `number` prompts for a cascade that was trained on `data`.
 
     Raises:
-      UserError: fewer prompts than groups, or the data is not there.
+      UserError: fewer prompts than groups, or the data does not exist.
     """
     scorer = scorer_of(data)
     groups = tuple(FILE_GROUPS) if scorer is None else scorer.groups
@@ -51,19 +50,19 @@ def _file_prompts(data: DataConfig, number: int) -> PromptSet:
     def source(group: str, size: int) -> Source:
         return load_source(data, FILE_GROUPS[group], size)
 
-    sizes = {group: len(source(group, _LOOK_AT)) for group in FILE_GROUPS}
+    sizes = {group: len(source(group, _SMALL)) for group in FILE_GROUPS}
     groups = [group for group in FILE_GROUPS if sizes[group]]
     notes = ()
     if not sizes["held out"]:
-        notes = ("The data holds no picture out of training, so all prompts are held in.",)
+        notes = ("The held-out split is empty, so all prompts are held in.",)
     elif len(set(sizes.values())) == 1:
         notes = (
-            "The data is too small to hold pictures out of training: both groups of prompts are "
-            "the captions that training shows.",
+            "The data set is too small for a held-out split: both groups of prompts are captions "
+            "of the training split.",
         )
 
     def items(size: int) -> Iterator[dict]:
-        # As training reads them: what cannot be read is replaced by the next that can.
+        # As in training: an item that cannot be read is replaced by the next one that can.
         readers = [
             batches(
                 source(group, size),
@@ -78,7 +77,7 @@ def _file_prompts(data: DataConfig, number: int) -> PromptSet:
             yield next(reader)
 
     prompts = []
-    for place, item in enumerate(items(_LOOK_AT)):
+    for place, item in enumerate(items(_SMALL)):
         turn, group = divmod(place, len(groups))
         group = groups[group]
         prompts.append(Prompt(group, turn, item["captions"][0], prompt_seed(group, turn)))

@@ -1,4 +1,4 @@
-"""From the drawn pictures to the figures of `report.json`."""
+"""Measures the drawn pictures: the figures of `report.json`."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Pictures:
 
     Attributes:
       root: its directory.
-      prompts: what was asked for.
-      again: further pictures of some of the prompts, for diversity.
+      prompts: one picture was drawn for each.
+      repeats: further pictures of some of the prompts, for diversity.
       stages: the chain, in order.
-      num_true: so many prompts, the first ones, have true low-resolution pictures enlarged too.
+      num_true: number of prompts, from the first, whose true pictures are measured and enlarged.
     """
 
     root: Path
     prompts: PromptSet
-    again: tuple[Prompt, ...]
+    repeats: tuple[Prompt, ...]
     stages: dict[str, StageConfig]
     num_true: int
 
     @property
     def generated(self) -> bool:
-        """Whether the chain draws from noise, so that `drawn` is there."""
+        """Whether the chain starts at a base stage, so that `drawn` has pictures."""
         return not next(iter(self.stages.values())).low_resolution
 
     @property
     def with_truth(self) -> tuple[Prompt, ...]:
-        """The prompts whose true pictures are looked at."""
+        """The prompts whose true pictures are measured."""
         return self.prompts.prompts[: self.num_true]
 
     def truth(self, size: int) -> Iterator[np.ndarray]:
@@ -53,22 +53,34 @@ class Pictures:
         return itertools.islice(self.prompts.true_pictures(size), self.num_true)
 
     def drawn(self, stage: str) -> Folder:
-        """What the stage drew, from noise or from what the stage before it drew."""
+        """The pictures of the stage in the chain."""
         return Folder(self.root / "pictures" / stage)
 
     def from_truth(self, stage: str) -> Folder:
-        """What the super-resolution stage made of `true_low_res`."""
+        """The pictures that the super-resolution stage made of `true_low_res`."""
         return Folder(self.root / "from_truth" / stage)
 
     def true_low_res(self, stage: str) -> Folder:
-        """True pictures, reduced to what the super-resolution stage takes."""
+        """True pictures, reduced to the input size of the super-resolution stage."""
         return Folder(self.root / "true_low_res" / stage)
 
 
 def make_report(
     pictures: Pictures, weights: Mapping[str, StageWeights], data: DataConfig
 ) -> dict[str, Any]:
-    """Measures everything. Returns a JSON-like dict; docs/evaluation.md says what each entry is."""
+    """Measures the pictures of every stage.
+
+    Accuracy comes from the scorer of the data. Without a scorer the report has the distances to the
+    nearest training pictures instead. docs/evaluation.md explains each entry.
+
+    Args:
+      pictures: all of them drawn.
+      weights: of each stage.
+      data: the data that the stages were trained on.
+
+    Returns:
+      Plain JSON values.
+    """
     scorer = scorer_of(data)
     notes = list(pictures.prompts.notes)
     prompts = pictures.prompts.prompts
@@ -130,7 +142,7 @@ def _accepted(scores: list[Score]) -> dict[str, Any]:
 
 
 def _true_pictures(pictures: Pictures, size: int, judge: Scorer | None) -> dict[str, Any]:
-    """The same figures of the true pictures: what a perfect cascade would reach."""
+    """The figures of the true pictures: those of a perfect cascade."""
     entry: dict[str, Any] = {
         "count": pictures.num_true,
         **picture_statistics.mean_statistics(pictures.truth(size)),
@@ -140,9 +152,10 @@ def _true_pictures(pictures: Pictures, size: int, judge: Scorer | None) -> dict[
     return entry
 
 
-def _diversity(pictures: Pictures, folder: Folder) -> float | None:
+def _diversity(pictures: Pictures, folder: Folder) -> float:
+    """Mean diversity over the prompts that were drawn several times."""
     by_prompt: dict[tuple[str, int], list[Prompt]] = {}
-    for prompt in pictures.again:
+    for prompt in pictures.repeats:
         by_prompt.setdefault((prompt.group, prompt.number), []).append(prompt)
     first = {(prompt.group, prompt.number): prompt for prompt in pictures.prompts.prompts}
     return float(
@@ -158,7 +171,7 @@ def _diversity(pictures: Pictures, folder: Folder) -> float | None:
 def _super_resolution(
     pictures: Pictures, name: str, scores: list[Score] | None, judge: Scorer | None
 ) -> dict[str, Any]:
-    """A stage on true low-resolution pictures and on those that the stage before it drew."""
+    """Figures of a stage on true low-resolution pictures and on those of the stage before it."""
     stage = pictures.stages[name]
     prompts = pictures.with_truth
     outputs, low_res = pictures.from_truth(name), pictures.true_low_res(name)

@@ -9,10 +9,10 @@ from imagen_jax.data.builtin.shapes import Scene, caption, render, scene
 from imagen_jax.data.builtin.shapes.scenes import held_out_reasons
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet, prompt_seed
 
-# Training draws the sequence of seed 0 and refuses negative seeds.
+# Never drawn in training, which has seed 0 and refuses negative seeds.
 SCENE_SEED = -1
 
-# Name: split, kind of scene, and the reason for which training never shows it.
+# Group: split, kind of scene, and why the scene is held out (None: it is not).
 SHAPES_GROUPS = {
     "one object": ("train", "single", None),
     "unseen pair": ("held_out", "single", "pair"),

@@ -14,7 +14,7 @@ def percent(value: Mapping[str, Any]) -> str:
 
 
 def accuracy_table(accuracy: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: accepted with its interval, then each part."""
+    """Rows of strings, the heading first: accepted with its interval, then each part."""
     parts = list(accuracy[ALL]["parts"])
     table = [["prompts", "number", "accepted [95 %]", *parts]]
     for name, group in accuracy.items():
@@ -31,7 +31,7 @@ def accuracy_table(accuracy: Mapping[str, Any]) -> list[list[str]]:
 
 
 def statistics_table(stages: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: colour, clipping and diversity of each stage."""
+    """Rows of strings, the heading first: colour, clipping and diversity of each stage."""
     table = [["pictures", "number", "saturation", "colourfulness", "clipped pixels", "diversity"]]
     for name, stage in stages.items():
         for what, key in (("drawn", "pictures"), ("true", "true_pictures")):
@@ -52,7 +52,7 @@ def statistics_table(stages: Mapping[str, Any]) -> list[list[str]]:
 
 
 def super_resolution_table(stages: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first; the heading alone without super-resolution stages."""
+    """Rows of strings, the heading first; the heading alone without super-resolution stages."""
     table = [
         [
             "enlarged",
@@ -84,7 +84,7 @@ def super_resolution_table(stages: Mapping[str, Any]) -> list[list[str]]:
 
 
 def nearest_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: median distances to the nearest training picture."""
+    """Rows of strings, the heading first: median distances to the nearest training picture."""
     table = [["prompts", "drawn", "true"]]
     for name, group in found["median_distance"].items():
         table.append([name, *(f"{group[k]:.1f}" if k in group else "" for k in ("drawn", "true"))])

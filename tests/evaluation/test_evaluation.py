@@ -273,14 +273,14 @@ def test_another_evaluation_is_not_let_into_the_directory(perfect, prompts, tmp_
     cascade = PerfectCascade(prompts)
     warmer = dataclasses.replace(SAMPLE, guidance_weight=7.0)
     request = dataclasses.replace(REQUEST, sampling={"base": warmer, "sr64": SAMPLE})
-    message = r"stages.base.sampling.guidance_weight: 1.0 there, 7.0 now"
+    message = r"stages.base.sampling.guidance_weight: 1.0 in the directory, 7.0 now"
     with pytest.raises(UserError, match=message):
         evaluate(cascade, SHAPES, prompts, request, out)
     artefact = cascade.artefact
     cascade.artefact = dataclasses.replace(
         artefact, stages={**artefact.stages, "base": weights({}, "other")}
     )
-    with pytest.raises(UserError, match=r"weights_sha256: base there, other now"):
+    with pytest.raises(UserError, match=r"weights_sha256: base in the directory, other now"):
         evaluate(cascade, SHAPES, prompts, REQUEST, out)
     cascade.artefact = artefact
     with pytest.raises(UserError, match="prompts_sha256"):

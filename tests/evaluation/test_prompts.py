@@ -48,7 +48,7 @@ def test_a_short_evaluation_is_the_beginning_of_a_long_one():
     assert short.prompts == long.prompts[:37]
     counts = collections.Counter(prompt.group for prompt in short.prompts)
     assert sorted(counts.values()) == [7, 7, 7, 8, 8]
-    again = [prompt.again(k) for prompt in long.prompts for k in (1, 2)]
+    again = [prompt.repeated(k) for prompt in long.prompts for k in (1, 2)]
     seeds = {prompt.seed for prompt in (*long.prompts, *again)}
     assert len(seeds) == 180 and all(0 <= seed < 2**32 for seed in seeds)
     assert len({prompt.name for prompt in (*long.prompts, *again)}) == 180
@@ -85,7 +85,7 @@ def test_files_give_captions_that_training_shows_and_others(tmp_path):
     assert prompts.prompts[:11] == load_prompts(data, 11).prompts
 
 
-def test_a_folder_too_small_to_hold_pictures_out_is_said(tmp_path):
+def test_a_folder_too_small_for_a_held_out_split_is_noted(tmp_path):
     prompts = load_prompts(write_folder(tmp_path / "few", 5), 20)
     assert "too small" in prompts.notes[0]
     assert len(prompts.prompts) == 20
