@@ -176,7 +176,7 @@ def test_a_store_of_something_else_or_half_a_store_is_refused(store, tmp_path):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["meta"]["kind"] = "pictures"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="is a store of something else"):
+    with pytest.raises(UserError, match="does not hold text embeddings"):
         open_store(str(copy), TEXT)
     make(tmp_path / "half", process_index=0, process_count=2)
     with pytest.raises(UserError, match="not complete"):
@@ -212,7 +212,7 @@ def test_damage_is_found_and_named(store, tmp_path):
 def test_records_of_another_caption_are_not_believed(store):
     stored = StoredText(store)
     stored._places = np.roll(stored._places, 1)
-    with pytest.raises(UserError, match="another caption"):
+    with pytest.raises(UserError, match="not of the caption"):
         stored.find(every_caption()[0])
 
 
