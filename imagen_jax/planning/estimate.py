@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from imagen_jax.planning.hlo import Traffic
 from imagen_jax.planning.topology import Topology
+from imagen_jax.planning.traffic import Traffic
 
 # The share of the peak that matrix units reach in convolutional networks that run well. Assumed.
 EFFICIENCY = 0.5

@@ -10,9 +10,9 @@ from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.models.layers import remat_of
 from imagen_jax.planning import cache
 from imagen_jax.planning.estimate import EFFICIENCY, Estimate, estimate
-from imagen_jax.planning.hlo import SEND, Traffic, read_traffic
 from imagen_jax.planning.programs import TRAIN, Facts, compile_program, lower_program
 from imagen_jax.planning.topology import Topology, compiler_version
+from imagen_jax.planning.traffic import SEND, Traffic, read_traffic
 from imagen_jax.training.summary import human_bytes
 
 SECONDS_A_DAY = 86_400

@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from imagen_jax.config import MeshConfig, load_config
 from imagen_jax.models import batch_axis, build_model
 from imagen_jax.parallel import mesh as mesh_lib
-from imagen_jax.planning.hlo import read_traffic
 from imagen_jax.planning.programs import TextShape
+from imagen_jax.planning.traffic import read_traffic
 from imagen_jax.training.feed import abstract_batch
 from imagen_jax.training.loop import lower_step
 from imagen_jax.training.optimizer import make_optimizer

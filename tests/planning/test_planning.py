@@ -11,10 +11,10 @@ from imagen_jax.config import load_config
 from imagen_jax.errors import UserError
 from imagen_jax.planning import cache, report
 from imagen_jax.planning.estimate import estimate
-from imagen_jax.planning.hlo import Collective, Traffic
 from imagen_jax.planning.programs import Facts, needed_bytes
 from imagen_jax.planning.report import Plan, describe, remedies, to_json_dict
 from imagen_jax.planning.topology import Topology, parse_topology
+from imagen_jax.planning.traffic import Collective, Traffic
 
 GIB = 2**30
 
