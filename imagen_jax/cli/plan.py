@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             topology,
             effort=EFFORT.value,
             efficiency=EFFICIENCY.value,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            print_line=lambda line: print(line, file=sys.stderr, flush=True),
         )
         plans.append(to_json_dict(plan))
         if not JSON.value:

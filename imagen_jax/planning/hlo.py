@@ -16,8 +16,8 @@ class Shape:
     Attributes:
       dtype, dims: as written, such as "bf16" and (8, 128).
       bytes: without padding.
-      padded_bytes: as it lies in memory.
-      in_memory: whether that is the device's main memory, not an on-chip buffer.
+      padded_bytes: with the padding of its layout.
+      in_memory: whether it is in main memory, not in an on-chip buffer.
     """
 
     dtype: str
@@ -29,7 +29,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation; `argument` is the number in the parentheses, if one is there."""
+    """One line of a computation; `argument` is the number in its parentheses, if any."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -78,14 +78,14 @@ def _padded(dims: tuple[int, ...], layout: str) -> tuple[int, ...]:
     order = [int(axis) for axis in match[1].split(",") if axis]
     tile = [int(extent) for extent in match[2].split(",")]
     padded = list(dims)
-    # A tile of one axis in front of none: the array is one line.
+    # A tile may have fewer axes than the array.
     for axis, extent in zip(order, reversed(tile), strict=False):
         padded[axis] = -(-dims[axis] // extent) * extent
     return tuple(padded)
 
 
 def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
-    """Computations by name, each with its instructions by name; and the name of the entry."""
+    """Computations by name, each with its instructions by name; and the name of the entry one."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry = current = ""
     for line in text.splitlines():
@@ -116,7 +116,7 @@ def _parse_instruction(line: str) -> Instruction | None:
         name=match[2],
         shapes=read_shapes(type_text),
         opcode=rest[:opening],
-        # Each operand is "%name", in some dumps with its type in front.
+        # Each operand is "%name"; some dumps put its type in front.
         operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
         argument=int(inside) if inside.isdigit() else None,
         attributes=rest[closing + 1 :],
@@ -125,7 +125,7 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` closes."""
+    """The index of the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

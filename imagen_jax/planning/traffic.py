@@ -1,7 +1,7 @@
 """What a compiled program sends between chips and moves through memory.
 
-XLA's own cost analysis counts the body of a loop once; here everything inside a loop is multiplied
-by its trip count. Of the branches of a condition the one that moves most counts.
+XLA's own cost analysis counts the body of a loop once. Here everything inside a loop is multiplied
+by its trip count. A conditional counts as its largest branch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# Between slices the compiler sends and receives through the hosts.
+# Opcode of traffic between slices, which goes through the hosts.
 SEND = "send"
 
-# What moves no data by itself.
+# Opcodes that move no data.
 _FREE = {
     "parameter",
     "constant",
@@ -53,8 +53,8 @@ class Collective:
 
     Attributes:
       kind: "all-gather", ...; "send" for what goes to other slices.
-      count: how many are run.
-      bytes: what each device sends for them, as rings do it.
+      count: number of collectives that are run.
+      bytes: bytes that each device sends for them, with ring algorithms.
     """
 
     kind: str
@@ -64,12 +64,12 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """What one run of a program moves, for each device.
+    """Traffic of one device in one run of a program.
 
     Attributes:
-      collectives: by kind.
-      memory_bytes: read from and written to main memory.
-      unknown_loops: loops whose trip count could not be read; counted once.
+      collectives: one for each kind.
+      memory_bytes: bytes read from and written to main memory.
+      unknown_loops: number of loops with an unknown trip count; their bodies count once.
     """
 
     collectives: tuple[Collective, ...]
@@ -77,7 +77,7 @@ class Traffic:
     unknown_loops: int
 
     def sent(self, *, between_slices: bool) -> int:
-        """Bytes that a device sends within its slice, or to others."""
+        """Bytes that a device sends within its slice, or to other slices."""
         return sum(c.bytes for c in self.collectives if (c.kind == SEND) == between_slices)
 
 
@@ -87,6 +87,8 @@ def read_traffic(text: str, num_devices: int) -> Traffic:
 
 
 class _Reader:
+    """Adds up the traffic of a program, computation by computation."""
+
     def __init__(self, text: str, num_devices: int):
         self.computations, self.entry = parse(text)
         self.num_devices = num_devices
@@ -99,9 +101,9 @@ class _Reader:
         )
         return Traffic(collectives, memory, len(self.unknown_loops))
 
-    @functools.cache  # noqa: B019  (a reader lives as long as one call)
+    @functools.cache  # noqa: B019  (a reader lives for one call)
     def cost(self, name: str) -> tuple[collections.Counter, collections.Counter, int]:
-        """Counts and bytes of collectives by kind, and memory bytes, of one run."""
+        """Counts and bytes of collectives by kind, and memory bytes, of one run of `name`."""
         counts: collections.Counter = collections.Counter()
         sizes: collections.Counter = collections.Counter()
         memory = 0
@@ -133,7 +135,7 @@ class _Reader:
                 for called in instruction.called("to_apply", "calls"):
                     add(self.cost(called))
             elif opcode == "fusion":
-                # What happens inside stays on the chip, but for collectives.
+                # Inside a fusion only collectives move data off the chip.
                 for called in instruction.called("calls"):
                     add(self.cost(called), memory_too=False)
             memory += self.memory(name, instruction)
@@ -142,14 +144,14 @@ class _Reader:
     # --- collectives --------------------------------------------------------------------------
 
     def sent(self, computation: str, instruction: Instruction) -> tuple[str, float]:
-        """The kind of a collective and what a device sends for it in a ring."""
+        """The kind of a collective and the bytes that a device sends for it in a ring."""
         if instruction.opcode == SEND:
             # Operands: data, token.
             return SEND, self.operand_shapes(computation, instruction)[0].bytes
         kind = instruction.opcode.removesuffix("-start")
         size = sum(shape.bytes for shape in self.operand_shapes(computation, instruction))
         n = self.group_size(instruction)
-        # The TPU compiler writes a reduce-scatter as an all-reduce of which a slice is kept.
+        # The TPU compiler writes a reduce-scatter as an all-reduce followed by a slice.
         if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
         factor = {
@@ -162,7 +164,7 @@ class _Reader:
         return kind, size * factor
 
     def group_size(self, instruction: Instruction) -> int:
-        """Devices that take part in a collective together."""
+        """The number of devices in one group of a collective."""
         match = re.search(
             r"replica_groups=(\{\{[\d,]*\}|\[[\d,]+\]<=|mesh\[.*?\][^{]*\{[^}]*\})",
             instruction.attributes,
@@ -180,7 +182,7 @@ class _Reader:
     # --- loops --------------------------------------------------------------------------------
 
     def trip_count(self, loop: Instruction) -> int:
-        """How often a loop runs: as the compiler notes it, or from `counter < constant`."""
+        """The trip count of a loop: noted by the compiler, or N of the condition `counter < N`."""
         match = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if match:
             return int(match[1])
@@ -196,11 +198,12 @@ class _Reader:
     # --- memory -------------------------------------------------------------------------------
 
     def operand_shapes(self, computation: str, instruction: Instruction) -> list[Shape]:
+        """The shapes of all operands."""
         table = self.computations[computation]
         return [s for name in instruction.operands if name in table for s in table[name].shapes]
 
     def memory(self, computation: str, instruction: Instruction) -> int:
-        """What one instruction outside of a fusion reads and writes."""
+        """Bytes that one instruction outside of a fusion reads and writes."""
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith("-done"):
             return 0
@@ -219,12 +222,12 @@ class _Reader:
             return read + self.written_by_fusion(called, instruction)
         shapes = instruction.shapes
         if opcode.endswith("-start"):
-            # A tuple of source, destination and flags; the source is an operand already.
+            # A tuple of source, destination and flags; the source is counted as an operand.
             shapes = shapes[:1] if opcode == "copy-start" else shapes[1:2]
         return _in_memory(shapes) + sum(_in_memory(operand.shapes) for operand in operands)
 
     def read_by_fusion(self, computation: str, index: int, shapes: tuple[Shape, ...]) -> int:
-        """Of an operand only slices may be read."""
+        """Bytes that a fusion reads of its operand `index`: all, or only the slices it uses."""
         whole = _in_memory(shapes)
         if not whole:
             return 0
@@ -242,6 +245,7 @@ class _Reader:
 
     @functools.cache  # noqa: B019
     def parameter_users(self, computation: str) -> dict[int, list[tuple[Instruction, int]]]:
+        """By parameter number, the instructions that use it and as which operand."""
         table = self.computations[computation]
         numbers = {i.name: i.argument for i in table.values() if i.opcode == "parameter"}
         users: dict[int, list[tuple[Instruction, int]]] = collections.defaultdict(list)
@@ -252,7 +256,7 @@ class _Reader:
         return users
 
     def written_by_fusion(self, computation: str, fusion: Instruction) -> int:
-        """Results that are updated in place are written in part."""
+        """Bytes that a fusion writes: all its results, or the updated part of those in place."""
         table = self.computations[computation]
         root = next(i for i in table.values() if i.is_root)
         results = [root]
