@@ -1,4 +1,4 @@
-"""Activations stay cut over the batch, so that kernels travel and pictures do not."""
+"""Activations stay sharded over the batch, so that kernels are sent and pictures are not."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_only_a_batch_that_divides_is_cut_and_only_under_a_mesh():
     x = jax.device_put(jnp.ones((3, 16, 5)), NamedSharding(mesh, PartitionSpec()))
 
     def layout(axis):
-        return jax.jit(lambda x: batch_axis.over_batch(x, axis))(x).sharding.spec
+        return jax.jit(lambda x: batch_axis.shard_over_batch(x, axis))(x).sharding.spec
 
     assert layout(1) == PartitionSpec()
     with jax.set_mesh(mesh):
