@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from typing import Any
 
@@ -12,11 +11,10 @@ import numpy as np
 from etils import epath
 
 from imagen_jax.files import is_remote, write_atomically
+from imagen_jax.training.mirror import Mirror
 
 # How old the pictures and scalars in TensorBoard may be.
 FLUSH_SECONDS = 20.0
-# The same of files in an object store, each of which is sent whole.
-UPLOAD_SECONDS = 60.0
 
 
 def truncate_jsonl(path: epath.Path, last_step: int) -> None:
@@ -100,45 +98,6 @@ class RunLog:
             self._board.close()
         if self._mirror is not None:
             self._mirror.close()
-
-
-class Mirror:
-    """A local directory whose files are copied to an object store, where none can be appended to.
-
-    Args:
-      directory: of the object store.
-
-    Attributes:
-      local: the directory to write to.
-    """
-
-    def __init__(self, directory: epath.Path):
-        self.local = epath.Path(tempfile.mkdtemp(prefix="imagen_jax_"))
-        self._directory = directory
-        self._uploaded = time.monotonic()
-        self._lengths: dict[epath.Path, int] = {}
-
-    def upload_now_and_then(self) -> None:
-        """Copies what has grown, if the last time was a while ago."""
-        if time.monotonic() > self._uploaded + UPLOAD_SECONDS:
-            self.upload()
-
-    def upload(self) -> None:
-        """Copies what has grown."""
-        for root, _, names in self.local.walk():
-            place = self._directory / root.relative_to(self.local)
-            for name in names:
-                length = (root / name).stat().length
-                if self._lengths.get(root / name) != length:
-                    place.mkdir(parents=True, exist_ok=True)
-                    (root / name).copy(place / name, overwrite=True)
-                    self._lengths[root / name] = length
-        self._uploaded = time.monotonic()
-
-    def close(self) -> None:
-        """Copies the rest and removes the local directory."""
-        self.upload()
-        self.local.rmtree()
 
 
 class _EventFile:

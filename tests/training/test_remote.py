@@ -20,7 +20,7 @@ from imagen_jax.files import absolute, is_remote, write_atomically
 from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.text.encoder import load_encoder
-from imagen_jax.training import logs
+from imagen_jax.training import logs, mirror
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.counters import Progress, Saved
 from imagen_jax.training.optimizer import make_optimizer
@@ -133,7 +133,7 @@ def test_the_log_goes_on_where_a_run_continues(bucket):
 
 
 def test_the_log_is_sent_after_a_while(bucket, monkeypatch):
-    monkeypatch.setattr(logs, "UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 0.0)
     log = logs.RunLog(bucket, "base", 0)
     log.scalars(1, {"loss": 1.0})
     assert [line["step"] for line in lines(bucket)] == [1]
