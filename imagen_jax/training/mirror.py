@@ -7,12 +7,12 @@ import time
 
 from etils import epath
 
-# How old the copies in an object store may be: each file is sent whole.
+# Seconds between two uploads: each sends whole files.
 UPLOAD_SECONDS = 60.0
 
 
 class Mirror:
-    """A local directory whose files are copied to an object store, where none can be appended to.
+    """A local directory whose files are copied to a directory of an object store.
 
     Args:
       directory: of the object store.
@@ -27,13 +27,13 @@ class Mirror:
         self._uploaded = time.monotonic()
         self._lengths: dict[epath.Path, int] = {}
 
-    def upload_now_and_then(self) -> None:
-        """Copies what has grown, if the last time was a while ago."""
+    def upload_if_due(self) -> None:
+        """Uploads if the last upload was `UPLOAD_SECONDS` ago."""
         if time.monotonic() > self._uploaded + UPLOAD_SECONDS:
             self.upload()
 
     def upload(self) -> None:
-        """Copies what has grown."""
+        """Copies the files whose length has changed."""
         for root, _, names in self.local.walk():
             place = self._directory / root.relative_to(self.local)
             for name in names:
