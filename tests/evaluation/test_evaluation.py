@@ -1,4 +1,4 @@
-"""A whole evaluation: of a cascade that draws what it is asked for, and of a tiny real one."""
+"""Whole evaluations: of a cascade that draws the true pictures, and of a tiny real one."""
 
 import dataclasses
 import html.parser
@@ -59,7 +59,7 @@ def weights(params, digest):
 
 
 class PerfectCascade:
-    """Draws the true picture of each prompt, but of `wrong` ones a blank, and a little darker."""
+    """Draws the true picture of each prompt, a blank for `wrong` ones; sr64 is a little darker."""
 
     def __init__(self, prompts, wrong=()):
         self.artefact = Artefact(
@@ -183,7 +183,7 @@ class Page(html.parser.HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_has_failures_first_and_nothing_from_elsewhere(perfect, prompts):
+def test_the_page_has_failures_first_and_loads_no_other_file(perfect, prompts):
     _, out = perfect
     text = (out / "report.html").read_text()
     page = Page(text)
@@ -223,9 +223,9 @@ def random_cascade():
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypatch, prompts):
+def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, prompts):
     cascade = random_cascade()
-    # Noise has many "objects", and reading them slowly is no matter of this test.
+    # Noise has many "objects", which would take long to read.
     monkeypatch.setattr(
         shapes_scorer, "read_scene", lambda image: SeenScene(f"{image.mean():.2f}", ())
     )
@@ -268,7 +268,7 @@ def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypa
     assert len(calls) == done
 
 
-def test_another_evaluation_is_not_let_into_the_directory(perfect, prompts, tmp_path):
+def test_a_directory_of_another_evaluation_is_refused(perfect, prompts, tmp_path):
     _, out = perfect
     cascade = PerfectCascade(prompts)
     warmer = dataclasses.replace(SAMPLE, guidance_weight=7.0)
@@ -361,7 +361,7 @@ def test_files_have_no_scorer_but_nearest_pictures(tmp_path):
     assert "accuracy" not in report["stages"]["base"]
     assert report["stages"]["sr64"]["super_resolution"]["from_truth"]["psnr"] > 40
     for row in report["prompts"]:
-        # Not a moved pixel, only two units of darkness in three channels, or less at 0.
+        # Pixels differ by the two units by which the cascade draws darker, or less at 0.
         assert row["nearest"]["item"] == int(re.search(r"\d", row["text"])[0])
         assert row["nearest"]["distance"] <= 2.0
     assert report["nearest"]["looked_through"] == report["nearest"]["training_pictures"] == 6

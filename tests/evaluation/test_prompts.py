@@ -1,4 +1,4 @@
-"""The prompts of an evaluation: which groups, held out of what, the same for every checkpoint."""
+"""The prompts of an evaluation: groups, held-out scenes, the same for every checkpoint."""
 
 import collections
 import itertools
