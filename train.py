@@ -1,16 +1,11 @@
 """Trains the stages of a cascade.
 
-    python train.py --config=configs/shapes.py --workdir=runs/shapes
-
-Every stage is a run of its own in WORKDIR/<stage>/ and continues from its newest checkpoint.
+python train.py --config=configs/shapes.py --workdir=runs/shapes
 """
 
-from absl import flags
+import sys
 
-from imagen_jax.cli import common, train
-
-flags.adopt_module_key_flags(common)
-flags.adopt_module_key_flags(train)
+from imagen_jax.cli import train
 
 if __name__ == "__main__":
-    train.run()
+    sys.exit(train.main())

@@ -1,1 +1,1 @@
-"""Timed comparisons; run from the repository's root: `python -m benchmarks.steps --help`."""
+"""Timed comparisons. Run them from the root of the repository: `python -m benchmarks.steps`."""

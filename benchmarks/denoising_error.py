@@ -1,11 +1,11 @@
-"""How well runs denoise: mean squared error of x_hat at fixed noise levels.
+"""Mean squared error of x_hat of base stages at fixed noise levels.
 
-    python benchmarks/denoising_error.py runs/a runs/b [--stage=base] [--num_images=256]
+    python -m benchmarks.denoising_error runs/a runs/b [--stage=base] [--num_images=256]
 
-The loss of two runs cannot be compared when they differ in what the network predicts or in how
-the loss is weighted; this can, and after a few thousand pictures already, long before pictures
-obey their captions. Scenes of `shapes` that training never draws, with their captions, the same
-noise for all; whole pictures in [-1, 1]. Directories are work directories or exported weights.
+The losses of two runs cannot be compared if the runs differ in prediction type or loss weighting.
+This error can, and it tells runs apart after a few thousand pictures, long before pictures match
+their captions. It is the mean over held-out scenes of `shapes` with their captions, in [-1, 1],
+with the same noise for all. Directories are work directories or exported weights.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.data.builtin.shapes import Scene, caption, render, scene
+from imagen_jax.data.builtin.shapes import caption, render, scene
 from imagen_jax.diffusion import process
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, build_model, project_text
+from imagen_jax.models import apply_network, project_text
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.types import Array, TextCond, normalize_image
 from imagen_jax.weights import artefact
@@ -33,12 +33,13 @@ SCENE_SEED = -1  # training refuses negative seeds
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """The base stage of some weights, to be asked for x_hat.
+    """A base stage as a function to x_hat.
 
     Attributes:
-      resolution: of its pictures.
-      encode: captions to what `x_hat` takes.
-      x_hat: `(x [B, H, W, 3], eps, text, level) -> [B, H, W, 3]`, what it makes of x under noise.
+      resolution: side of its pictures.
+      encode: encodes captions for `x_hat`.
+      x_hat: `(x [B, H, W, 3], eps, text, logsnr) -> [B, H, W, 3]`: the estimate of x from x with
+        noise eps at that log-SNR.
     """
 
     resolution: int
@@ -59,16 +60,14 @@ def load_denoiser(directory: str, name: str) -> Denoiser:
     if stage.low_resolution:
         raise UserError(f"stage {name!r} is a super-resolution stage; give a base stage")
     encoder = load_encoder(weights.config.text)
-    model = build_model(
-        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
-    )
+    model = stage.model.make_network(low_res=False, text_dim=encoder.dim)
     params = jax.tree.map(jnp.asarray, weights.stages[name].params)
 
     @jax.jit
     def denoise(params, x, eps, text, level):
         logsnr = jnp.full((x.shape[0],), level)
         z = process.diffuse(x, eps, logsnr)
-        prediction = apply_model(model, params, z, logsnr, project_text(model, params, text))
+        prediction = apply_network(model, params, z, logsnr, project_text(model, params, text))
         return process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
 
     return Denoiser(
@@ -81,26 +80,24 @@ def load_denoiser(directory: str, name: str) -> Denoiser:
 def load_denoisers(
     parser: argparse.ArgumentParser, directories: Sequence[str], name: str
 ) -> dict[str, Denoiser]:
-    """The base stage `name` of each directory; without one, the program ends with a message."""
+    """The base stage `name` of each directory; ends the program with a message if it is missing."""
     try:
         return {directory: load_denoiser(directory, name) for directory in directories}
     except UserError as error:
         parser.error(str(error))
 
 
-def held_out_scenes(
-    num_images: int, resolution: int, kind: str | None = None
-) -> tuple[list[Scene], list[str], Array]:
-    """Scenes, their captions, and the pictures `[num_images, H, W, 3]` in [-1, 1]."""
-    scenes = [scene(SCENE_SEED, index, kind=kind) for index in range(num_images)]
+def held_out_scenes(num_images: int, resolution: int) -> tuple[list[str], Array]:
+    """Captions of held-out scenes, and their pictures `[num_images, H, W, 3]` in [-1, 1]."""
+    scenes = [scene(SCENE_SEED, index) for index in range(num_images)]
     texts = [caption(one, SCENE_SEED, index).text for index, one in enumerate(scenes)]
     x = normalize_image(jnp.asarray(np.stack([render(one, resolution) for one in scenes])))
-    return scenes, texts, x
+    return texts, x
 
 
 def errors(denoiser: Denoiser, num_images: int) -> dict[int, float]:
     """Mean squared error of x_hat by log-SNR."""
-    _, texts, x = held_out_scenes(num_images, denoiser.resolution)
+    texts, x = held_out_scenes(num_images, denoiser.resolution)
     eps = jax.random.normal(jax.random.key(0), x.shape)
     text = denoiser.encode(texts)
     return {

@@ -1,7 +1,6 @@
-"""Networks that exist for comparison only, made of the package's own layers.
+"""imagen-pytorch's U-Net made of this package's layers, for the comparison at an equal graph.
 
-Both have the parameters of an `efficient_unet` with the same `ModelConfig` where their graphs
-agree, and run wherever that network runs: train step, sampler, text projection.
+It runs wherever an `efficient_unet` runs: train step, sampler, text projection.
 """
 
 from __future__ import annotations
@@ -9,25 +8,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.config import ModelConfig
-from imagen_jax.errors import UserError
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.models.attention import attend
-from imagen_jax.models.efficient_unet import EfficientLevel, EfficientUNet
-from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
-from imagen_jax.models.layers import (
-    FLOAT32,
-    RSQRT2,
-    GroupNorm,
-    ResBlock,
-    conv3x3,
-    dense,
-    upsample_nearest,
-)
+from imagen_jax.models.efficient_unet import EfficientUNet
+from imagen_jax.models.ends import embed_levels
+from imagen_jax.models.layers import FLOAT32, RSQRT2, ResBlock, conv3x3, dense
 from imagen_jax.models.text_projection import TextFeatures
 from imagen_jax.types import Array
 
-# What `imagen_pytorch_peer.equal_unet` builds: these widths, blocks and attention levels.
-EQUAL_MODEL = ModelConfig(
+# The widths, blocks and attention levels of `imagen_pytorch_peer.equal_unet`.
+EQUAL_MODEL = EfficientUNetConfig(
     channels=(64, 128, 128),
     num_res_blocks=(2, 2, 2),
     strides=(2, 2, 2),
@@ -38,17 +28,10 @@ EQUAL_MODEL = ModelConfig(
 )
 
 
-def _embed(model: EfficientUNet, logsnr: Array, features: TextFeatures) -> Array:
-    config = model.config
-    embed_dim = config.embed_dim or 4 * config.channels[0]
-    embedding = LevelEmbedding(config.channels[0], embed_dim, name="time_embedding")
-    return embedding(inv_cos(logsnr)) + features.pooled
-
-
 class _Level(nn.Module):
-    """Residual blocks, each with a skip concatenated on the way up, then attention."""
+    """Residual blocks, on the way up each with a concatenated skip, then attention."""
 
-    config: ModelConfig
+    config: EfficientUNetConfig
     level: int
     dtype: jnp.dtype
 
@@ -95,12 +78,13 @@ def depth_to_space(x: Array) -> Array:
 class EqualGraph(EfficientUNet):
     """The graph of imagen-pytorch's memory-efficient U-Net.
 
-    A block before the first level and one after the last, both at full resolution; pixel
-    unshuffle and a 1x1 convolution down, 1x1 convolution, SiLU and pixel shuffle up; a skip of
-    every block and of the attention but none of the first block, concatenated; two blocks in the
-    middle; no norm before the last convolution. Where it cannot be followed: its middle blocks
-    cross-attend inside, here a cross-attention follows the lowest level's self-attention on
-    either side.
+    One block before the first level and one after the last, both at full resolution. Down: pixel
+    unshuffle and a 1x1 convolution. Up: 1x1 convolution, SiLU and pixel shuffle. Each level
+    concatenates a skip of every block and of the attention, except of its first block. Two blocks
+    in the middle; no norm before the last convolution.
+
+    One difference remains: its middle blocks cross-attend to the text; here a cross-attention
+    follows the self-attention of the lowest level on both sides.
     """
 
     @nn.compact
@@ -115,7 +99,7 @@ class EqualGraph(EfficientUNet):
     ) -> Array:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         widths = config.channels
-        embedding = _embed(self, logsnr, features)
+        embedding = embed_levels(config, logsnr, features, None)
 
         def block(h: Array, name: str) -> Array:
             return ResBlock(h.shape[-1], dtype, name=name)(h, embedding)
@@ -133,57 +117,3 @@ class EqualGraph(EfficientUNet):
             above = widths[i - 1] if i else widths[0]
             h = depth_to_space(nn.swish(dense(4 * above, dtype, f"up_{i}_resample")(h)))
         return conv3x3(3, FLOAT32, "head", zero=True)(block(h, "last_block"))
-
-
-class UsualOrder(EfficientUNet):
-    """The Efficient U-Net with its resampling where U-Nets usually have it (App. B, reversed).
-
-    The same blocks, widths and attention, but each level runs its blocks first and down-samples
-    (strided convolution) last; on the way up it up-samples first. Every level so works at twice
-    the resolution. The lowest level has nothing below it to down-sample for, so that one pair of
-    resampling convolutions of the Efficient U-Net is left out.
-    """
-
-    @nn.compact
-    def __call__(
-        self,
-        z: Array,
-        logsnr: Array,
-        features: TextFeatures,
-        low_res: Array | None = None,
-        aug_level: Array | None = None,
-        dropout_key: Array | None = None,
-    ) -> Array:
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        widths = config.channels
-        if set(config.strides) != {2} or config.stem_channels not in (0, widths[0]):
-            raise UserError(
-                "the usual order is written for strides of 2 and a stem as wide as the first "
-                f"level, not strides={config.strides}, stem_channels={config.stem_channels}"
-            )
-        embedding = _embed(self, logsnr, features)
-        if self.low_res:
-            embed_dim = config.embed_dim or 4 * widths[0]
-            embedding = embedding + LevelEmbedding(widths[0], embed_dim, name="aug_embedding")(
-                aug_level
-            )
-            z = jnp.concatenate([z, low_res], axis=-1)
-
-        def level(side: str, i: int, h: Array) -> Array:
-            name = f"{side}_{i}"
-            return EfficientLevel(config, i, dtype, name=name)(h, embedding, features, None)
-
-        stem = h = conv3x3(widths[0], dtype, "stem")(z.astype(dtype))
-        skips = []
-        for i in range(len(widths)):
-            if i:
-                h = conv3x3(widths[i], dtype, f"down_{i}_resample", stride=2)(h)
-            h = level("down", i, h)
-            skips.append(h)
-        h = level("up", len(widths) - 1, skips.pop())
-        for i in reversed(range(len(widths) - 1)):
-            h = conv3x3(widths[i], dtype, f"up_{i + 1}_resample")(upsample_nearest(h))
-            h = level("up", i, (h + skips.pop()) * RSQRT2)
-        h = (h + stem) * RSQRT2
-        h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        return conv3x3(3, FLOAT32, "head", zero=True)(h)

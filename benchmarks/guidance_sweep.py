@@ -1,12 +1,12 @@
-"""Guidance weight against thresholding: does the paper's argument hold for a small cascade?
+"""Scores of a `shapes` cascade by guidance weight and kind of threshold.
 
     python -m benchmarks.guidance_sweep --num_prompts=100 --out=outputs/guidance_sweep
 
-Draws the same prompts with the same seeds for every guidance weight and every way of thresholding
-(Imagen section 2.3 and Fig. A.9) at the first stage, and writes `sweep.json` and a plot for each
-stage that is scored (32 pixels or more): accepted share, saturation, clipped pixels, diversity.
-Each cell is an evaluation in a directory of its own, so a sweep that was interrupted goes on where
-it was. The plot needs matplotlib (the `plots` extra).
+Samples the same prompts and seeds for every guidance weight and every threshold of the first stage
+(Imagen section 2.3 and Fig. A.9). Writes `sweep.json`, and for each stage that can be scored (32
+pixels or more) a plot: accepted share, saturation, clipped pixels, diversity. Each cell is an
+evaluation in its own directory, so an interrupted sweep continues. The plot needs matplotlib (the
+`plots` extra).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_jax.config import SampleConfig
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompt_set import PromptSet
@@ -29,7 +30,7 @@ from imagen_jax.sampling import Cascade
 
 WEIGHTS = tuple(float(w) for w in range(1, 16))
 THRESHOLDS = ("none", "static", "dynamic")
-# Name in the plot, and how to find the figure in a stage of a report.
+# Names in the plot, and where a stage's report has the figure.
 FIGURES = {
     "accepted": lambda stage: _accepted(stage)["share"],
     "saturation": lambda stage: stage["pictures"]["saturation"],
@@ -45,22 +46,23 @@ def sweep(
     weights: Sequence[float],
     out: Path,
 ) -> list[dict[str, Any]]:
-    """Evaluates every cell; those that are done are only measured again.
+    """Evaluates every cell; pictures that exist are not drawn again.
 
     Args:
-      chain: stages to run. The first stage's settings are swept, later ones keep theirs.
+      chain: stages to run. The sweep changes the settings of the first one.
       weights: guidance weights.
-      out: a directory; each cell gets one below it.
+      out: directory of the sweep; each cell gets a directory below it.
 
-    Returns: a dict for each cell: `threshold`, `guidance_weight`, and by stage the figures;
-      `accepted` and its `interval` are None where the stage is too small for the scorer.
+    Returns:
+      A dict for each cell: `threshold`, `guidance_weight`, and the figures by stage. `accepted` and
+      its `interval` are None where the stage is too small for the scorer.
     """
     cells = []
     for threshold in THRESHOLDS:
         for weight in weights:
             print(f"\n{threshold}, w = {weight:g}", flush=True)
             first: SampleConfig = dataclasses.replace(
-                cascade.settings(chain[0]), guidance_weight=weight, threshold=threshold
+                cascade.settings(chain[0]), guidance=Guidance(weight), threshold=threshold
             )
             sampling = {name: cascade.settings(name) for name in chain} | {chain[0]: first}
             request = Request(sampling=sampling, num_true=len(prompts.groups))
@@ -92,7 +94,7 @@ def _interval(stage: dict[str, Any]) -> list[float] | None:
 
 
 def plot(cells: Sequence[dict[str, Any]], stage: str, path: Path) -> None:
-    """Draws the figures of one stage against the guidance weight, one line a threshold."""
+    """Plots the figures of one stage against the guidance weight, one line a threshold."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -123,8 +125,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--workdir", help="a run or exported weights; default: shipped shapes")
-    parser.add_argument("--num_prompts", type=int, default=100, help="of each cell (default 100)")
-    parser.add_argument("--stages", help="such as base,sr64 (default: all that the weights have)")
+    parser.add_argument("--num_prompts", type=int, default=100, help="in each cell (default 100)")
+    parser.add_argument("--stages", help="such as base,sr64 (default: all)")
     parser.add_argument(
         "--guidance_weights", default=",".join(f"{w:g}" for w in WEIGHTS), help="default 1,2,...,15"
     )
@@ -143,7 +145,10 @@ def main(arguments: Sequence[str]) -> int:
             Cascade.from_directory(flags.workdir) if flags.workdir else Cascade.from_name("shapes")
         )
         if scorer_of(cascade.artefact.config.data) is None:
-            raise UserError("only cascades of shapes have a scorer")
+            source = cascade.artefact.config.data.source
+            raise UserError(
+                f"the scorer reads pictures of 'shapes'; these weights are of {source!r}"
+            )
         stages = flags.stages.split(",") if flags.stages else None
         chain = cascade.chain(stages, has_picture=False)
         prompts = load_prompts(cascade.artefact.config.data, flags.num_prompts)

@@ -1,11 +1,11 @@
-"""imagen-pytorch 2.1.0 as a subject: its own trainer, its own sampler.
+"""imagen-pytorch 2.1.0 as a subject of `measure`: its own trainer and its own sampler.
 
     pip install -e '.[parity]' einops pydantic psutil
     pip install --no-deps imagen-pytorch==2.1.0 beartype ema-pytorch accelerate pytorch-warmup
 
-It declares dependencies that it imports and does not use here; `import_imagen_pytorch` puts empty
-modules in their place while it imports. Everything runs as it does for a user who follows its
-README: eager mode, default memory format, float32.
+`import_imagen_pytorch` replaces the dependencies that this benchmark does not use by empty modules.
+Everything runs as for a user who follows the README of imagen-pytorch: eager mode, default memory
+format, float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
 from benchmarks.ours import PEAK_SIZES
 from imagen_jax.config import StageConfig
+from imagen_jax.diffusion.losses import MinSNR
 from imagen_jax.errors import UserError
 
 NEEDED = ("torch", "imagen_pytorch", "beartype", "ema_pytorch", "accelerate", "pytorch_warmup")
@@ -30,18 +31,18 @@ INSTALL = (
 
 
 def is_installed() -> bool:
-    """Whether imagen-pytorch and what it needs can be imported."""
+    """Whether imagen-pytorch and its dependencies can be imported."""
     return all(importlib.util.find_spec(name) for name in NEEDED)
 
 
 def check_installed() -> None:
-    """Raises UserError, with the remedy, if it is not."""
+    """Raises UserError with the installation command if imagen-pytorch is missing."""
     if not is_installed():
         raise UserError(f"the comparison needs imagen-pytorch: {INSTALL}")
 
 
 # Dependencies of its data loaders, of its PIL output and of the crops of its super-resolution
-# stages: nothing that is called here. torchvision has no CPU build on PyPI.
+# stages. Nothing here calls them, and torchvision has no CPU build on PyPI.
 UNUSED = {
     "torchvision": {},
     "torchvision.transforms": {},
@@ -51,7 +52,7 @@ UNUSED = {
     "datasets.utils": {},
     "datasets.utils.file_utils": {"get_datasets_user_agent": lambda: ""},
 }
-# Its T5 asks the model hub for a configuration while it is imported. Embeddings are given.
+# Its T5 module fetches a configuration from the model hub on import; nothing here needs it.
 T5 = {
     "t5_encode_text": lambda *_, **__: None,
     "get_encoded_dim": lambda name: 768,
@@ -60,8 +61,8 @@ T5 = {
 
 
 def import_imagen_pytorch() -> Any:
-    """The package, without its T5, data sets and augmentations."""
-    # What looks for optional packages does so before there are empty ones.
+    """The imagen_pytorch module, without its T5, data sets and augmentations."""
+    # accelerate looks for optional packages, so it must be imported before the empty modules exist.
     import accelerate  # noqa: F401
 
     if "imagen_pytorch" not in sys.modules:
@@ -84,15 +85,15 @@ def import_imagen_pytorch() -> Any:
 def equal_unet(text_length: int, text_dim: int, parameters: int):
     """The U-Net that `graphs.EqualGraph` repeats with `graphs.EQUAL_MODEL`.
 
-    `ff_mult` 1: its transformer block shares one key and value head and has a feed-forward part;
-    so small it costs what our keys and values of all heads cost. Text goes into the
-    self-attention, and by cross-attention into the two middle blocks, which cannot be turned off.
+    Its transformer block shares one key and value head and has a feed-forward part. With
+    `ff_mult=1` that part costs as much as our keys and values of all heads. Text joins the
+    self-attention; the cross-attention of the two middle blocks cannot be turned off.
     """
     del parameters
     return import_imagen_pytorch().Unet(
         dim=64,
         dim_mults=(1, 2, 2),
-        num_resnet_blocks=1,  # and the first block of each level
+        num_resnet_blocks=1,  # in addition to the first block of each level
         layer_attns=(False, True, True),
         layer_cross_attns=False,
         attend_at_middle=False,
@@ -112,11 +113,11 @@ def equal_unet(text_length: int, text_dim: int, parameters: int):
 def readme_unet(
     text_length: int, text_dim: int, parameters: int, *, memory_efficient: bool = False
 ):
-    """The base U-Net of its README, as wide as gives nearly `parameters`.
+    """The base U-Net of its README, with the width that comes nearest to `parameters`.
 
-    The conditioning width stays at its default, `dim`: with the README's 512 its text pooling
-    alone has 7.6 M parameters. The text is padded to `text_length`, not to its default of 256.
-    Both are in its favour.
+    The conditioning width stays at its default, `dim`: with the README's 512 the text pooling
+    alone has 7.6 M parameters. The text is padded to `text_length` instead of the default of 256.
+    Both choices make it faster.
     """
     import torch
 
@@ -142,7 +143,7 @@ def readme_unet(
 
 
 def readme_unet_memory_efficient(text_length: int, text_dim: int, parameters: int):
-    """`readme_unet` with `memory_efficient=True`, which the README uses for super-resolution."""
+    """`readme_unet` with `memory_efficient=True`, as in the README's super-resolution stages."""
     return readme_unet(text_length, text_dim, parameters, memory_efficient=True)
 
 
@@ -157,11 +158,12 @@ def build(
 
     Args:
       make_unet: one of the functions above.
-      stage: resolution, batch size, rate, gradient clipping, prediction and guidance are used.
+      stage: its resolution, batch size, learning rate, gradient clipping, prediction and guidance
+        are used.
       text_length: tokens of every caption.
-      text_dim: their width.
-      steps: of one call of the sampler.
-      parameters: what the network should have, for those that can choose.
+      text_dim: width of the text embeddings.
+      steps: number of steps in one call of the sampler.
+      parameters: size of the network, for the functions that choose a width.
     """
     imagen_pytorch = import_imagen_pytorch()
     import torch
@@ -174,11 +176,11 @@ def build(
         text_embed_dim=text_dim,
         timesteps=steps,
         pred_objectives={"eps": "noise", "v": "v", "x": "x_start"}[stage.diffusion.prediction],
-        min_snr_loss_weight=stage.diffusion.loss_weighting == "min_snr",
+        min_snr_loss_weight=isinstance(stage.diffusion.loss_weighting, MinSNR),
         cond_drop_prob=stage.train.text_drop_rate,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a deprecated gradient scaler that is off
+        warnings.simplefilter("ignore")  # about a deprecated gradient scaler that is off
         trainer = imagen_pytorch.ImagenTrainer(
             imagen, lr=stage.train.learning_rate, max_grad_norm=stage.train.clip_norm
         )
@@ -188,7 +190,7 @@ def build(
         "text_embeds": torch.randn(batch, text_length, text_dim, device=device),
         "text_masks": torch.ones(batch, text_length, dtype=torch.bool, device=device),
     }
-    weight = stage.sample.guidance_weight if stage.sample.guidance_weight != 1.0 else 3.0
+    weight = stage.sample.guidance.weight if stage.sample.guidance.weight != 1.0 else 3.0
 
     def wait() -> None:
         if device.type == "cuda":

@@ -1,15 +1,14 @@
-"""What a cascade scores after so many minutes of training from scratch, on this machine.
+"""The scores of a cascade after so many minutes of training from scratch on this machine.
 
     python -m benchmarks.learning_curve --out=outputs/curve --minutes=60 --every=15
-    python -m benchmarks.learning_curve --config=configs/shapes_fast.py --stages=base \\
-        --out=outputs/curve32 --minutes=15 -- --config.stages.base.train.learning_rate=3e-4
+    python -m benchmarks.learning_curve --out=outputs/curve --minutes=15 -- \\
+        --config.stages.base.train.learning_rate=3e-4
 
-Starts train.py as a user would (what follows `--` goes to it), every stage at once on its share of
-the cores, keeps a copy of the exported weights whenever another `--every` minutes are over, and
-ends the runs with Ctrl-C's signal after `--minutes`. The clock starts with the command, so imports
-and compilation count. The copies are then scored by `imagen_jax.cli.evaluate`, and the scores of
-the last stage go to curve.json and curve.png. Given again, it scores what is there instead of
-training again.
+Starts train.py for every stage at once, each on its share of the cores; arguments after `--` go to
+train.py. It copies the exported weights every `--every` minutes and interrupts the runs after
+`--minutes`. The clock starts with the command, so imports and compilation count. Then
+`imagen_jax.cli.evaluate` scores the copies, and the scores of the last stage go to curve.json and
+curve.png. If the copies are already there, the command only scores them.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default="configs/shapes.py")
-    parser.add_argument("--stages", help="default: all, as base,sr64")
+    parser.add_argument("--stages", help="such as base,sr64 (default: all)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--every", type=float, default=5.0, help="minutes between two copies")
     parser.add_argument("--num_prompts", type=int, default=500)
-    parser.add_argument("overrides", nargs="*", help="after --: further flags of train.py")
+    parser.add_argument("overrides", nargs="*", help="after --: more flags of train.py")
     flags = parser.parse_args()
     if flags.stages is None:
         flags.stages = ",".join(load_config(flags.config).ordered_stages())
@@ -58,7 +57,7 @@ def copies(out: Path) -> list[Path]:
 
 
 def train(flags: argparse.Namespace) -> None:
-    """Runs train.py for the given minutes and leaves copies of its weights."""
+    """Runs train.py for the given minutes and keeps copies of its weights."""
     start = time.monotonic()
     stages = flags.stages.split(",")
     runs = [
@@ -78,11 +77,13 @@ def train(flags: argparse.Namespace) -> None:
             run.send_signal(signal.SIGINT)
         run.wait()
     if not keep_copy(flags, (time.monotonic() - start) / 60.0):
-        raise SystemExit(f"no weights of every stage in {flags.out / 'run'}: see what is above")
+        raise SystemExit(
+            f"a stage in {flags.out / 'run'} has no weights; the output of train.py above says why"
+        )
 
 
 def shares_of_cores(parts: int) -> list[set[int]]:
-    """The cores this process may use, dealt out; with fewer cores than parts, some shared."""
+    """Divides the cores of this process into parts; with too few cores, parts share them."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < parts:
         return [{cores[part % len(cores)]} for part in range(parts)]
@@ -90,7 +91,7 @@ def shares_of_cores(parts: int) -> list[set[int]]:
 
 
 def start_run(flags: argparse.Namespace, stage: str, cores: set[int]) -> subprocess.Popen:
-    """train.py for one stage on these cores."""
+    """Starts train.py for one stage on these cores."""
     command = [
         sys.executable,
         str(ROOT / "train.py"),
@@ -100,7 +101,7 @@ def start_run(flags: argparse.Namespace, stage: str, cores: set[int]) -> subproc
         *flags.overrides,
     ]
     mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)  # which the new process inherits
+    os.sched_setaffinity(0, cores)  # the new process inherits it
     try:
         return subprocess.Popen(command)
     finally:
@@ -108,7 +109,7 @@ def start_run(flags: argparse.Namespace, stage: str, cores: set[int]) -> subproc
 
 
 def keep_copy(flags: argparse.Namespace, minutes: float) -> bool:
-    """Keeps the newest weights under the minutes; False while a stage has none yet."""
+    """Copies the newest weights; returns False while a stage has none."""
     run, stages = flags.out / "run", flags.stages.split(",")
     if not all((run / stage / "ema" / artefact.CONFIG_FILE).exists() for stage in stages):
         return False
@@ -118,7 +119,7 @@ def keep_copy(flags: argparse.Namespace, minutes: float) -> bool:
 
 
 def score(flags: argparse.Namespace, weights: Path) -> dict:
-    """Scores one copy; `evaluate` goes on where it was interrupted."""
+    """Scores one copy; `evaluate` continues an interrupted evaluation."""
     report = weights / "evaluation" / "report.json"
     if not report.exists():
         subprocess.run(
@@ -144,7 +145,7 @@ def score(flags: argparse.Namespace, weights: Path) -> dict:
 
 
 def plot(points: list[dict], path: Path) -> None:
-    """Accepted share of each group against minutes."""
+    """Plots the accepted share of each group against minutes."""
     import matplotlib
 
     matplotlib.use("Agg")

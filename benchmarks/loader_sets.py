@@ -1,4 +1,4 @@
-"""The same photograph-like JPEGs in every format that is read, for benchmarks.loaders."""
+"""Writes the same photograph-like JPEGs in every data format, for benchmarks.loaders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagen_jax.config import DataConfig
 
 
 def write_sets(root: Path, count: int, size: int) -> None:
-    """The same pictures in every layout."""
+    """Writes `count` pictures of height `size` in every format below `root`, unless done before."""
     import datasets
     import tensorflow_datasets as tfds
 
@@ -41,7 +41,7 @@ def write_sets(root: Path, count: int, size: int) -> None:
     table = datasets.Dataset.from_dict(rows, features=features)
     table.save_to_disk(root / "arrow")
     (root / "parquet").mkdir(exist_ok=True)
-    # What Hugging Face's tools choose for pictures.
+    # The row group size of Hugging Face's tools for pictures.
     table.to_parquet(root / "parquet" / "train-00000.parquet", batch_size=100)
 
     class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -77,10 +77,10 @@ def _write_tars(folder: Path, pictures: list[bytes], captions: list[str], shards
 
 
 def photograph(number: int, size: int) -> bytes:
-    """A JPEG with the spectrum of a photograph (amplitude as 1/frequency), 4:3, quality 90."""
+    """A 4:3 JPEG of quality 90 with the spectrum of a photograph (amplitude ~ 1/frequency)."""
     from PIL import Image
 
-    # One of a few textures, which repeat without a seam, moved to a place of its own.
+    # One of four seamless textures, shifted by a random offset.
     rng = np.random.default_rng(number)
     texture = _texture(number % 4, size)
     moved = np.roll(texture, rng.integers(0, texture.shape[:2]), (0, 1))

@@ -1,10 +1,9 @@
-"""Loaders that take turns: each in processes of its own, which stand still between its turns.
+"""Times loaders in turns, each in its own process group, which is stopped between its turns.
 
-A loader reads ahead. If it went on while another is timed it would slow that one down and then
-give what it has read for nothing, and a loader that starts after a pause fills its buffers first.
-So each lives in a process group of its own, which is stopped (SIGSTOP) the moment its turn ends
-and goes on (SIGCONT) with its next, its buffers as they were; and the first moments of a turn,
-in which caches become warm again, are not counted.
+Loaders read ahead. A loader that ran during another one's turn would slow that one down and gain
+batches that its own timing does not see. So each process group is stopped (SIGSTOP) at the end of
+its turn and continued (SIGCONT) with full buffers at the next. The first moments of a turn, while
+caches warm up, do not count.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-# A loader that says nothing for so long has failed: seconds.
+# Seconds without an answer after which a loader counts as failed.
 PATIENCE = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What a loader did in one turn: pictures, and seconds of the clock and of all its CPUs."""
+    """One turn of a loader: pictures read, wall time, and CPU time of all its processes."""
 
     images: int
     seconds: float
@@ -41,10 +40,10 @@ class Turn:
 
 
 class Contestant:
-    """A loader in a process group of its own; it stands still but in `start` and `turn`.
+    """A loader in its own process group, which runs only from `begin` to `wait` and in `turn`.
 
     Args:
-      arguments: of a Python program that calls `serve`.
+      arguments: command line of a Python program that calls `serve`.
     """
 
     def __init__(self, arguments: Sequence[str]):
@@ -52,31 +51,31 @@ class Contestant:
             [sys.executable, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # In this session: if this program dies, the system wakes and ends the group.
+            # A group of this session: if this program dies, the system continues and ends it.
             process_group=0,
         )
         self._received = b""
 
     def begin(self, resolution: int, batch: int) -> None:
-        """Tells it to start reading; several may do so at once. `wait` must follow."""
+        """Starts reading; several loaders may start at once. `wait` must follow."""
         self._signal(signal.SIGCONT)
-        self._tell({"resolution": resolution, "batch": batch})
+        self._send({"resolution": resolution, "batch": batch})
 
     def wait(self) -> None:
-        """Until its first batches have come."""
+        """Waits for its first batches, then stops it."""
         self._answer()
         self._signal(signal.SIGSTOP)
 
     def turn(self, settle: float, seconds: float) -> Turn:
-        """Reads as fast as it can for so long; of that the first `settle` seconds do not count."""
+        """Reads for `settle` seconds that do not count, then for about `seconds` that do."""
         self._signal(signal.SIGCONT)
-        self._tell({"settle": settle, "seconds": seconds})
+        self._send({"settle": settle, "seconds": seconds})
         answer = self._answer()
         self._signal(signal.SIGSTOP)
         return Turn(**answer)
 
     def close(self) -> None:
-        """Ends it and its workers."""
+        """Ends the loader and its workers."""
         for number in (signal.SIGKILL, signal.SIGCONT):
             with contextlib.suppress(ProcessLookupError):
                 self._signal(number)
@@ -85,7 +84,7 @@ class Contestant:
     def _signal(self, number: signal.Signals) -> None:
         os.killpg(self._process.pid, number)
 
-    def _tell(self, message: dict) -> None:
+    def _send(self, message: dict) -> None:
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
         self._process.stdin.flush()
 
@@ -94,30 +93,30 @@ class Contestant:
         while b"\n" not in self._received:
             left = end - time.monotonic()
             if left < 0 or not select.select([self._process.stdout], [], [], left)[0]:
-                raise TimeoutError(f"{self._process.args} has said nothing for {PATIENCE} s")
+                raise TimeoutError(f"{self._process.args} has not answered for {PATIENCE} s")
             data = os.read(self._process.stdout.fileno(), 1 << 16)
             if not data:
-                raise RuntimeError(f"{self._process.args} has ended: {self._process.wait()}")
+                raise RuntimeError(f"{self._process.args} ended with status {self._process.wait()}")
             self._received += data
         line, self._received = self._received.split(b"\n", 1)
         return json.loads(line)
 
 
 def serve(start: Callable[[int, int], Iterator], workers: int) -> None:
-    """The other side of `Contestant`: does what its standard input says until that ends.
+    """Runs the orders of a `Contestant` from standard input until it closes.
 
     Args:
-      start: from resolution and batch size to an endless stream of batches.
-      workers: batches come in rounds of so many.
+      start: makes an endless stream of batches from resolution and batch size.
+      workers: number of worker processes; timings cover whole rounds of one batch each.
     """
-    # Whatever is printed goes to the terminal, only answers to the other side.
+    # Printed text goes to the terminal; only answers go to the contestant.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     stream: Iterator = iter(())
     batch = 0
 
     def read(seconds: float) -> Turn:
-        """Whole rounds of the workers, two at least, which take about so long."""
+        """Reads whole rounds of the workers, at least two, for about `seconds`."""
         cpu, begun, count = _group_cpu_seconds(), time.perf_counter(), 0
         while count < 2 * workers or count % workers or time.perf_counter() - begun < seconds:
             next(stream)
@@ -141,13 +140,13 @@ def serve(start: Callable[[int, int], Iterator], workers: int) -> None:
 
 
 def _group_cpu_seconds() -> float:
-    """CPU time so far of all processes in this one's group, as Linux counts it."""
+    """CPU seconds of all processes in this process group, from Linux's /proc."""
     group, total = os.getpgrp(), 0
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
-            # The program's name, in brackets, may have blanks in it.
+            # The program's name, in brackets, may contain spaces.
             fields = file.read().rpartition(")")[2].split()
             if int(fields[2]) == group:
                 total += int(fields[11]) + int(fields[12])
@@ -158,14 +157,14 @@ def _group_cpu_seconds() -> float:
 
 
 def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
-    """A confidence interval of the median, between two of the values; of any distribution.
+    """A confidence interval of the median between two of the values, for any distribution.
 
-    The narrowest symmetric one of at least that coverage, which needs six values (for 0.95); of
-    fewer it is the least and the greatest.
+    It is the narrowest symmetric interval with at least that coverage. A coverage of 0.95 needs
+    six values; with fewer, the interval is the whole range.
     """
     ordered = sorted(values)
-    # The interval misses the median if `cut` values at most are below it, or above it; each value
-    # is below it with chance 1/2.
+    # The interval misses the median if at most `cut` values are below it, or above it. Each value
+    # is below it with probability 1/2.
     outside, cut = 0.0, 0
     for below in range(len(ordered) // 2):
         outside += 2 * math.comb(len(ordered), below) / 2 ** len(ordered)
@@ -176,7 +175,7 @@ def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[fl
 
 
 def summary(turns: dict[str, list[Turn]], peer: str) -> dict[str, dict[str, float]]:
-    """By name: the medians of rate, CPU ms a picture and ratio to the peer's turn of that round."""
+    """Medians by name: rate, CPU ms a picture, ratio to the peer's turn of the same round."""
     found = {}
     for name, own in turns.items():
         ratios = [a.rate / b.rate for a, b in zip(own, turns[peer], strict=True)]
@@ -193,7 +192,7 @@ def summary(turns: dict[str, list[Turn]], peer: str) -> dict[str, dict[str, floa
 
 
 def table(rows: dict[str, dict[str, float]], title: str, peer: str) -> str:
-    """What `summary` gives, as Markdown."""
+    """The result of `summary` as a Markdown table."""
     lines = [
         f"\n| {title} | images/s | against {peer} | interval | CPU ms a picture |",
         "|---|---|---|---|---|",

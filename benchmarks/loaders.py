@@ -1,14 +1,13 @@
-"""Pictures a second of every source, beside webdataset with a torch DataLoader, taking turns.
+"""Pictures a second of every data format, beside webdataset with a torch DataLoader, in turns.
 
     python -m benchmarks.loaders
 
-Writes sets of photograph-like JPEGs in each format, of 682x512 pixels, and of 1365x1024 for what is
-read at 1024, then reads all of them by turns with the same number of workers at 64, 256 and 1024
-pixels: ours shuffled over the whole set, theirs in shard order with a buffer. Both decode with
-Pillow, crop the largest centred square and resize by the same rule (`images.decode_image`, or for
-the peer the same steps written as its users write them). Between its turns a loader stands still,
-see `loader_turns`. The tables come in the time given by --minutes, with as many rounds as fit.
-Needs the extras data, data-test and parity. See docs/data.md.
+Writes photograph-like JPEGs in each format: 682x512 pixels, and 1365x1024 for reading at 1024. All
+loaders then read at 64, 256 and 1024 pixels with the same number of workers: ours shuffled over the
+whole set, the peer in shard order with a buffer. Both decode with Pillow, crop the largest centred
+square and resize by the same rule (`images.decode_image`; for the peer the same steps as its users
+write them). Loaders are stopped between their turns, see `loader_turns`. --minutes limits the
+rounds. Needs the extras data, data-test and parity. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from benchmarks.loader_sets import write_sets
 from benchmarks.loader_turns import Contestant, Turn, serve, summary, table
 from imagen_jax.config import DataConfig
 
-COUNT = flags.DEFINE_integer("count", 1024, "Pictures of 682x512 in a set; fewer larger.", 128)
-MINUTES = flags.DEFINE_float("minutes", 8.0, "For everything.", 0.0)
-SECONDS = flags.DEFINE_float("seconds", 1.2, "About how long a turn is timed.", 0.1)
-SETTLE = flags.DEFINE_float("settle", 0.3, "About how long a turn goes on before that.", 0.0)
-ROUNDS = flags.DEFINE_integer("rounds", 9, "How often everything is timed, at most.", 1)
-WORKERS = flags.DEFINE_integer("workers", 2, "Worker processes.", 1)
-RESOLUTIONS = flags.DEFINE_list("resolutions", ["64", "256", "1024"], "Sides that are read.")
-DIRECTORY = flags.DEFINE_string("directory", None, "For the sets (default: a temporary one).")
-OUT = flags.DEFINE_string("out", "outputs/loaders.json", "All turns and their summary.")
-SERVE = flags.DEFINE_string("serve", None, "Used by the program itself: be this contestant.")
+COUNT = flags.DEFINE_integer("count", 1024, "Pictures of 682x512 in a set.", 128)
+MINUTES = flags.DEFINE_float("minutes", 8.0, "Time limit of the whole command.", 0.0)
+SECONDS = flags.DEFINE_float("seconds", 1.2, "Approximate timed part of a turn.", 0.1)
+SETTLE = flags.DEFINE_float("settle", 0.3, "Approximate untimed start of a turn, seconds.", 0.0)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Maximum number of turns for each loader.", 1)
+WORKERS = flags.DEFINE_integer("workers", 2, "Worker processes of each loader.", 1)
+RESOLUTIONS = flags.DEFINE_list("resolutions", ["64", "256", "1024"], "Resolutions to read at.")
+DIRECTORY = flags.DEFINE_string("directory", None, "Where to write the sets (default: temporary).")
+OUT = flags.DEFINE_string("out", "outputs/loaders.json", "File for all turns and their summary.")
+SERVE = flags.DEFINE_string("serve", None, "Internal: run as this loader.")
 
 PEER = "webdataset + DataLoader"
 FORMATS = ("folder", "webdataset", "array_record", "arrow", "parquet", "tfds")
@@ -91,8 +90,8 @@ def main(argv: list[str]) -> None:
 
 
 def take_turns(contestants: dict[str, Contestant], side: int, end: float) -> dict[str, list[Turn]]:
-    """Rounds until there are enough, or the next would end after `end`; one at least."""
-    # Small batches of large pictures, so that a turn has many of them.
+    """Turns of all loaders: at least one round, then as many as end before `end`."""
+    # Small batches of large pictures, so that a turn has many batches.
     batch = max(4, min(64, 4096 // side))
     for contestant in contestants.values():
         contestant.begin(side, batch)
@@ -104,8 +103,8 @@ def take_turns(contestants: dict[str, Contestant], side: int, end: float) -> dic
         begun = time.monotonic()
         if number and begun + longest > end:
             break
-        # Each round begins with another, and every second goes backwards: nobody always follows
-        # the same one.
+        # Every round starts with another loader, and every second one runs backwards, so that no
+        # loader always follows the same one.
         at = number % len(names)
         order = names[at:] + names[:at]
         for name in order if number % 2 == 0 else reversed(order):
@@ -115,7 +114,7 @@ def take_turns(contestants: dict[str, Contestant], side: int, end: float) -> dic
 
 
 def _stored_side(side: int) -> int:
-    """The shorter side of the stored pictures: none is enlarged."""
+    """The shorter side of the stored pictures, so that none is enlarged."""
     return max(512, side)
 
 
@@ -124,9 +123,9 @@ def _set(root: Path, side: int) -> Path:
 
 
 def cost_table(root: Path, sides: list[int], rounds: int = 3) -> str:
-    """CPU milliseconds of one core for one picture: reading it at random, and decoding it.
+    """CPU milliseconds a picture, for reading it at random and for decoding it.
 
-    CPU time depends less than wall time on what else the machine does; the least of all rounds.
+    The minimum over the rounds; CPU time depends less on other load than wall time does.
     """
     from imagen_jax.data.images import decode_image
     from imagen_jax.data.records import load_records
@@ -154,7 +153,7 @@ def cost_table(root: Path, sides: list[int], rounds: int = 3) -> str:
 
 
 def subjects() -> dict[str, Callable[[Path, int, int, int], Iterator]]:
-    """What is timed, by name: from a set's folder, side, batch size and number of workers."""
+    """Functions that start each loader: `(folder, side, batch, workers) -> batches`."""
     return {PEER: peer} | {name: _ours(name) for name in FORMATS}
 
 
@@ -183,11 +182,11 @@ def _ours(name: str) -> Callable[[Path, int, int, int], Iterator]:
 
 
 def peer(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
-    """The usual pipeline of webdataset's documentation: no torchvision, which has no CPU build."""
+    """The pipeline of webdataset's documentation, without torchvision (it has no CPU build)."""
     import torch
     import webdataset as wds
 
-    # Braces and lists of urls: every worker takes some of the shards.
+    # Each worker takes some of the shards.
     urls = sorted(map(str, (root / "webdataset").glob("*.tar")))
     data = (
         wds.WebDataset(urls, shardshuffle=len(urls), resampled=True, seed=0)
@@ -201,7 +200,7 @@ def peer(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
 
 
 class _Decode:
-    """JPEG to a square of the given side, as users of torch write it."""
+    """Decodes a JPEG to a square of the given side, as users of torch write it."""
 
     def __init__(self, resolution: int):
         self._resolution = resolution
@@ -219,7 +218,7 @@ class _Decode:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
         method = Image.Resampling.BOX if side % size == 0 else Image.Resampling.BILINEAR
-        # A tensor crosses to the main process in shared memory, an array would be copied.
+        # A tensor goes to the main process in shared memory; an array would be copied.
         return torch.from_numpy(np.array(image.resize((size, size), method))), text.decode()
 
 

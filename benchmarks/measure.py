@@ -1,8 +1,8 @@
-"""Taking turns: programs of several libraries timed one after the other, each in its own process.
+"""Times programs of several libraries in turns, each library in its own process.
 
-A `Subject` offers programs under agreed names. Each subject lives in a worker process of its own,
-so that its memory can be told apart and no thread pool is shared; `alternate` lets the workers run
-one at a time (a, b, a, b, ...), so that whatever else slows the machine down meets them alike.
+A `Subject` is a library with its programs by name. Each subject has a worker process of its own,
+so that its memory is measured alone and no thread pool is shared. `alternate` runs the workers one
+at a time (a, b, a, b, ...), so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ PEAK_PROGRAMS = (MATMUL, CONVOLUTION)
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of a program without running it.
+    """Properties of a program that need no run.
 
     Attributes:
-      units: what a call makes: pictures of a train step, pictures x steps of a sampler.
-      matrix_flops: floating-point operations of its convolutions and matrix products per unit, a
-        multiply-add being two; the same definition for every library.
-      xla_flops: what XLA says of the whole program, per unit (loops count once).
-      compile_seconds: tracing, lowering and compiling.
-      program_bytes: arguments, results and temporaries that the compiled program holds at once.
+      units: units of work a call: pictures for a train step, pictures x steps for a sampler.
+      matrix_flops: floating-point operations of convolutions and matrix products per unit; a
+        multiply-add counts as two. Every library uses this definition.
+      xla_flops: XLA's count for the whole program, per unit (a loop counts once).
+      compile_seconds: time for tracing, lowering and compiling.
+      program_bytes: memory of arguments, results and temporaries of the compiled program.
     """
 
     units: int
@@ -45,7 +45,7 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`run(count)` calls the program `count` times and returns when the results are there."""
+    """`run(count)` calls the program `count` times and waits for the results."""
 
     facts: Facts
     run: Callable[[int], None]
@@ -53,7 +53,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A library with a network: its programs by name."""
+    """A library with one network, and its programs by name."""
 
     device: str
     parameters: int
@@ -62,13 +62,13 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A program of a subject, measured.
+    """The measurements of one program of a subject.
 
     Attributes:
       facts: see `Facts`.
-      seconds: of one call, one number a round.
-      peak_bytes: high-water mark of the process during the rounds, less what it held before the
-        subject was built; None where the system does not tell.
+      seconds: time of one call, one number a round.
+      peak_bytes: peak memory of the process during the rounds, less its memory before the subject
+        was built; None on systems that do not report it.
     """
 
     facts: Facts
@@ -85,10 +85,10 @@ class Worker:
     """A process that holds one subject.
 
     Args:
-      name: of the subject, in tables.
-      build: a function at the top level of a module that returns the subject.
-      threads: the process is kept to that many cores (0: all).
-      arguments: passed to `build`; they must pickle.
+      name: the subject's name in tables.
+      build: a module-level function that returns the subject.
+      threads: number of cores that the process may use (0: all).
+      arguments: arguments of `build`; they must pickle.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Worker:
         self.device, self.parameters, self.facts = described
 
     def run(self, program: str, count: int) -> tuple[float, int | None]:
-        """Seconds of `count` calls and peak bytes of the process meanwhile."""
+        """Seconds for `count` calls, and peak bytes of the process during them."""
         return self._pool.submit(_run, program, count).result()
 
     def close(self) -> None:
@@ -118,9 +118,9 @@ def _build(
     global _subject, _bytes_before
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads:
-        # Before any library counts the cores. All of them obey, whatever their own settings are.
+        # This must happen before any library counts the cores.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    # Several subjects may share an accelerator.
+    # Several subjects may share one accelerator.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     _bytes_before = process_bytes("VmRSS") or 0
     _subject = build(*arguments)
@@ -129,7 +129,7 @@ def _build(
 
 
 def _end_with_parent() -> None:
-    # A worker of a benchmark that was killed would wait for its next call for ever.
+    # Without this, a worker would wait forever after its benchmark was killed.
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -144,7 +144,7 @@ def _run(program: str, count: int) -> tuple[float, int | None]:
 
 
 def process_bytes(field: str) -> int | None:
-    """`VmRSS` (resident now) or `VmHWM` (the most since `reset_peak`) of this process; on Linux."""
+    """`VmRSS` (resident memory) or `VmHWM` (its peak since `reset_peak`); None if not on Linux."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     values = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
@@ -152,8 +152,8 @@ def process_bytes(field: str) -> int | None:
 
 
 def reset_peak() -> None:
-    """Starts the high-water mark of this process anew, where the system lets it."""
-    # Where it does not, the mark is that of the whole life of the process.
+    """Resets the peak memory of this process, where the system allows it."""
+    # Elsewhere the peak is that of the whole life of the process.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -164,12 +164,12 @@ def alternate(
     """Times all programs of all workers in turns.
 
     Args:
-      workers: offer the same programs.
-      rounds: how often each program of each worker is timed.
-      seconds: about how long each time; the programs that find the matrix peak take a quarter.
+      workers: workers with the same programs.
+      rounds: number of timings for each program of each worker.
+      seconds: approximate time of one timing; the programs that find the peak take a quarter.
 
     Returns:
-      Results by name of worker, then by name of program.
+      Results by the worker's name, then by the program's name.
     """
     programs = list(workers[0].facts)
     counts, timed, peaks = {}, {}, {}
@@ -201,7 +201,7 @@ def alternate(
 
 
 def matrix_peak(results: dict[str, dict[str, Result]]) -> float:
-    """FLOP/s of the fastest round of a large matrix product or convolution, in any library."""
+    """Peak FLOP/s: the fastest round of a large matrix product or convolution in any library."""
     return max(
         of_subject[program].facts.matrix_flops / min(of_subject[program].seconds)
         for of_subject in results.values()
@@ -210,11 +210,11 @@ def matrix_peak(results: dict[str, dict[str, Result]]) -> float:
 
 
 def speed_ratio(first: Result, second: Result) -> tuple[float, float, float]:
-    """How many times faster `first` is, with a 95 % interval.
+    """Units per second of `first` over those of `second`, with a 95 % interval.
 
     Returns:
-      The median over the rounds of the ratio of units per second, and its percentile bootstrap
-      interval. Rounds are compared with their neighbours, which met the same machine.
+      The median over the rounds of the ratio in that round, and its percentile bootstrap interval.
+      Both timings of a round are neighbours in time and so under the same load.
     """
     import numpy as np
     from scipy import stats
@@ -232,7 +232,7 @@ def speed_ratio(first: Result, second: Result) -> tuple[float, float, float]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads in a terminal as in a document."""
+    """A Markdown table."""
     lines = [list(header), ["---"] * len(header), *map(list, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -272,7 +272,7 @@ def results_table(results: dict[str, dict[str, Result]], parameters: dict[str, i
 
 
 def ratio_table(results: dict[str, dict[str, Result]], parameters: dict[str, int]) -> str:
-    """The first subject over the second: speed, work, parameters, memory."""
+    """Ratios of the first subject to the second: speed, FLOPs, parameters, memory."""
     (first, ours), (second, theirs) = results.items()
     rows = []
     for program in ours:
@@ -295,7 +295,7 @@ def ratio_table(results: dict[str, dict[str, Result]], parameters: dict[str, int
 
 
 def as_json(results: dict[str, dict[str, Result]]) -> dict[str, Any]:
-    """Everything that was measured, for `json.dump`."""
+    """All measurements, for `json.dump`."""
     return {
         name: {program: dataclasses.asdict(result) for program, result in of_subject.items()}
         for name, of_subject in results.items()

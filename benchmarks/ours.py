@@ -1,4 +1,4 @@
-"""This package as a subject: the programs that `train.py` and `sample.py` run."""
+"""This package as a subject of `measure`: the programs that `train.py` and `sample.py` run."""
 
 from __future__ import annotations
 
@@ -7,86 +7,69 @@ import functools
 import time
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from benchmarks import graphs
 from benchmarks.measure import CONVOLUTION, DENOISE, MATMUL, TRAIN, Facts, Program, Subject
-from imagen_jax.config import StageConfig
-from imagen_jax.models import build_model
+from imagen_jax.config import CascadeConfig
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.parallel.compiler import compiler_options
-from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program
+from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program, static_arguments
+from imagen_jax.stage import Stage, open_stage
 from imagen_jax.training.flops import matrix_flops
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import create_state
 from imagen_jax.training.step import make_train_step
 from imagen_jax.types import Batch, TextCond
 
-# Sides of the square matrices and shape of the convolution [B, H, W, C] that find the peak: large
-# enough for it, small enough for a fraction of a second.
+# Sides of the square matrices, and shapes [B, H, W, C] of the convolutions, that find the peak:
+# large enough to reach it, small enough to take a fraction of a second.
 PEAK_SIZES = {"cpu": (2048, (16, 32, 32, 256)), "gpu": (8192, (256, 64, 64, 512))}
 
 
-def stage_network(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The network of the stage."""
-    return build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text_dim,
-    )
-
-
-def equal_graph(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The stage's model as imagen-pytorch's graph, see `graphs.EqualGraph`."""
-    return _as_class(graphs.EqualGraph, stage, text_dim)
-
-
-def usual_order(stage: StageConfig, text_dim: int) -> nn.Module:
-    """The stage's model with the usual order of resampling, see `graphs.UsualOrder`."""
-    return _as_class(graphs.UsualOrder, stage, text_dim)
-
-
-def _as_class(network: type[nn.Module], stage: StageConfig, text_dim: int) -> nn.Module:
-    model = stage_network(stage, text_dim)  # validates
-    return network(
-        model.config, resolution=model.resolution, low_res=model.low_res, text_dim=model.text_dim
-    )
+def open_equal_graph(cascade: CascadeConfig, name: str, text_dim: int) -> Stage:
+    """A stage whose network is the graph of imagen-pytorch, see `EqualGraph`."""
+    stage = open_stage(cascade, name, text_dim)
+    network = graphs.EqualGraph(stage.config.model, low_res=bool(stage.factor), text_dim=text_dim)
+    return dataclasses.replace(stage, network=network)
 
 
 def build(
-    make_network: Callable[[StageConfig, int], nn.Module],
-    stage: StageConfig,
-    text_length: int,
+    open_it: Callable[[CascadeConfig, str, int], Stage],
+    cascade: CascadeConfig,
+    name: str,
     text_dim: int,
     sampling_steps: int,
 ) -> Subject:
     """Compiles the train step and the sampler of a stage, with random pictures and text.
 
     Args:
-      make_network: one of the functions above.
-      stage: batch size, optimizer, diffusion and sampling settings are used; guidance is on (w =
-        3 if the stage has none) and thresholding dynamic.
-      text_length: tokens of every caption.
-      text_dim: their width.
-      sampling_steps: steps of one call of the sampler.
+      open_it: `open_stage` or `open_equal_graph`.
+      cascade: of the stage. Guidance is on (w = 3 if the stage has none), and thresholding is
+        dynamic.
+      name: of the stage.
+      text_dim: width of the text embeddings.
+      sampling_steps: number of steps in one call of the sampler.
     """
-    train, low = stage.train, stage.low_resolution
-    batch, size = train.batch_size, train.crop_size or stage.resolution
-    model, optimizer = make_network(stage, text_dim), make_optimizer(train)
+    stage = open_it(cascade, name, text_dim)
+    train, low = stage.config.train, stage.config.low_resolution
+    batch, size = train.batch_size, stage.config.train_size
+    optimizer = make_optimizer(train)
     key = jax.random.key(0)
+    text_length = cascade.text.max_length
     text = TextCond(
         tokens=jax.random.normal(key, (batch, text_length, text_dim)),
         mask=jnp.ones((batch, text_length), bool),
     )
     image = jax.random.randint(key, (batch, size, size, 3), 0, 256).astype(jnp.uint8)
     data = Batch(image=image, text=text)
-    state = jax.jit(functools.partial(create_state, model, optimizer))(key)
-    # A copy: the train step takes its state's memory over.
+    state = jax.jit(functools.partial(create_state, stage.network, optimizer))(key)
+    # A copy, because the train step donates its state.
     params = jax.tree.map(jnp.copy, state.params)
 
-    step = make_train_step(stage, model, optimizer)
+    step = make_train_step(stage, optimizer)
     device = jax.devices()[0]
     train_facts, train_program = _compile(
         jax.jit(step, donate_argnums=0, compiler_options=compiler_options(device)),
@@ -101,27 +84,20 @@ def build(
             state, metrics = train_program(state, data, key)
         jax.block_until_ready((state, metrics))
 
-    sample = stage.sample
-    weight = sample.guidance_weight if sample.guidance_weight != 1.0 else 3.0
+    sample = stage.config.sample
+    guidance = sample.guidance if sample.guidance.weight != 1.0 else Guidance(3.0)
     settings = make_settings(
         dataclasses.replace(
-            sample, num_steps=sampling_steps, guidance_weight=weight, threshold="dynamic"
+            sample, num_steps=sampling_steps, guidance=guidance, threshold=DynamicThreshold()
         )
     )
     low_res = None
     if low:
         low_res = jax.random.uniform(key, (batch, low, low, 3), minval=-1.0)
     inputs = (params, text, picture_keys(jnp.arange(batch), 0), settings, low_res)
+    side = stage.config.resolution
     sample_facts, sample_program = _compile(
-        sampler_program(),
-        inputs,
-        {
-            "model": model,
-            "diffusion": stage.diffusion,
-            "resolution": stage.resolution,
-            "shape": (stage.resolution, stage.resolution),
-        },
-        batch * sampling_steps,
+        sampler_program(), inputs, static_arguments(stage, (side, side)), batch * sampling_steps
     )
 
     def run_sample(count: int) -> None:
@@ -133,7 +109,7 @@ def build(
         device=device.device_kind,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         programs={
-            **_peak_programs(device.platform, stage.model.dtype),
+            **_peak_programs(device.platform, stage.config.model.dtype),
             TRAIN: Program(train_facts, run_train),
             DENOISE: Program(sample_facts, run_sample),
         },
@@ -143,7 +119,7 @@ def build(
 def _compile(
     jitted: jax.stages.Wrapped, arguments: tuple, static: dict, units: int
 ) -> tuple[Facts, Callable]:
-    function = jitted.__wrapped__  # programs with options of their own cannot lie in another
+    function = jitted.__wrapped__  # a jit with compiler options cannot be traced inside another
     start = time.perf_counter()
     compiled = jitted.lower(*arguments, **static).compile()
     seconds = time.perf_counter() - start

@@ -1,13 +1,14 @@
-"""What imagen-pytorch scores after so many minutes of training from scratch on `shapes`.
+"""The scores of imagen-pytorch after so many minutes of training from scratch on `shapes`.
 
     python -m benchmarks.peer_curve --minutes=60 --every=15 --out=outputs/peer_curve
 
-The same pictures, captions, text encoder, batch size and scorer as `benchmarks.learning_curve`
-gives `configs/shapes_fast.py`, and the base U-Net of imagen-pytorch's README at `--parameters` (10
-million) with its own trainer: v-prediction, Adam at 1e-3, w = 3, 32 steps of its own sampler.
-Pictures are drawn from its parameters: its moving average, taken every tenth step, is an average of
-nearly the whole of so short a run, and draws noise. The clock stands still while it draws and is
-scored. Install it as docs/benchmarks.md says.
+The base U-Net of imagen-pytorch's README, with about `--parameters` parameters, its own trainer
+and its own sampler: v-prediction, Adam at 1e-3, w = 3, 32 steps. Pictures, captions, text encoder
+and scorer are those of `benchmarks.learning_curve`; the pictures have 32 pixels, the fewest that
+the scorer reads, and the batch has 32 of them. The program samples from the trained parameters and
+not from their moving average: the trainer updates that only every tenth step, so in a run of an
+hour it lags behind and gives noise. Sampling and scoring do not count as minutes.
+docs/benchmarks.md says how to install imagen-pytorch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from benchmarks.imagen_pytorch_peer import check_installed, import_imagen_pytorch, readme_unet
 from benchmarks.learning_curve import plot
-from imagen_jax.config import StageConfig, TextConfig, load_config
+from imagen_jax.config import TextConfig, TrainConfig, load_config
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
@@ -34,7 +35,10 @@ from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.shapes_scorer import ShapesScorer
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 
-CONFIG = "configs/shapes32.py"
+CONFIG = "configs/shapes.py"  # its pictures and captions
+RESOLUTION = 32
+BATCH_SIZE = 32
+TEXT_LENGTH = 32
 LEARNING_RATE = 1e-3
 GUIDANCE_WEIGHT = 3.0
 SAMPLING_STEPS = 32
@@ -57,13 +61,12 @@ def main() -> None:
         prompts = load_prompts(config.data, flags.num_prompts).prompts
     except UserError as error:
         parser.error(str(error))
-    (stage, *_) = config.ordered_stages().values()
-    text = PeerText(load_encoder(TextConfig(max_length=config.text.max_length)))
-    trainer = make_trainer(stage, text, flags.parameters)
+    text = PeerText(load_encoder(TextConfig(max_length=TEXT_LENGTH)))
+    trainer = make_trainer(text, flags.parameters)
     examples = batches(
-        load_source(config.data, "train", stage.resolution),
-        batch_size=stage.train.batch_size,
-        image_size=stage.resolution,
+        load_source(config.data, "train", RESOLUTION),
+        batch_size=BATCH_SIZE,
+        image_size=RESOLUTION,
         seed=SEED,
     )
     flags.out.mkdir(parents=True, exist_ok=True)
@@ -73,9 +76,9 @@ def main() -> None:
         start = time.monotonic()
         train_one(trainer, next(examples), text)
         trained += time.monotonic() - start
-        images += stage.train.batch_size
+        images += BATCH_SIZE
         if trained >= 60.0 * min(due, flags.minutes):
-            pictures = draw(trainer, prompts, text, stage.train.batch_size)
+            pictures = draw(trainer, prompts, text, BATCH_SIZE)
             np.save(flags.out / f"minute_{due:07.2f}.npy", pictures)
             scores = scorer.score(pictures, prompts)
             groups = accuracy_by_group(scores, prompts, scorer.parts)
@@ -98,7 +101,7 @@ def main() -> None:
 
 
 class PeerText:
-    """Captions to what imagen-pytorch is given: embeddings `[B, L, D]` and their mask."""
+    """Encodes captions for imagen-pytorch: float32 embeddings `[B, L, D]`, bool mask `[B, L]`."""
 
     def __init__(self, encoder: TextEncoder):
         self.length, self.dim, self._encoder = encoder.max_length, encoder.dim, encoder
@@ -113,26 +116,27 @@ class PeerText:
         }
 
 
-def make_trainer(stage: StageConfig, text: PeerText, parameters: int) -> Any:
-    """Its trainer, with the base U-Net of its README."""
+def make_trainer(text: PeerText, parameters: int) -> Any:
+    """Its trainer, with the base U-Net of its README and about `parameters` parameters."""
+    shared = TrainConfig()  # settings that both libraries have
     imagen_pytorch = import_imagen_pytorch()
     imagen = imagen_pytorch.Imagen(
         unets=readme_unet(text.length, text.dim, parameters),
-        image_sizes=stage.resolution,
+        image_sizes=RESOLUTION,
         text_embed_dim=text.dim,
         timesteps=SAMPLING_STEPS,
         pred_objectives="v",
-        cond_drop_prob=stage.train.text_drop_rate,
+        cond_drop_prob=shared.text_drop_rate,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a deprecated gradient scaler that is off
+        warnings.simplefilter("ignore")  # about a deprecated gradient scaler that is off
         return imagen_pytorch.ImagenTrainer(
-            imagen, lr=LEARNING_RATE, max_grad_norm=stage.train.clip_norm
+            imagen, lr=LEARNING_RATE, max_grad_norm=shared.clip_norm
         )
 
 
 def train_one(trainer: Any, example: dict[str, Any], text: Callable[[list[str]], dict]) -> None:
-    """One step on a batch of `data.pipeline.batches`."""
+    """Trains one step on a batch of `data.pipeline.batches`."""
     import torch
 
     image = torch.from_numpy(np.array(example["image"])).permute(0, 3, 1, 2)
@@ -143,7 +147,7 @@ def train_one(trainer: Any, example: dict[str, Any], text: Callable[[list[str]],
 def draw(
     trainer: Any, prompts: tuple[Prompt, ...], text: Callable[[list[str]], dict], size: int
 ) -> np.ndarray:
-    """`[P, S, S, 3]` uint8 from its parameters, one picture for each prompt."""
+    """Samples one picture a prompt, `size` at a time: uint8 `[P, 32, 32, 3]`."""
     import torch
 
     torch.manual_seed(SEED)

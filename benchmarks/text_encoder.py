@@ -1,12 +1,12 @@
-"""Memory and speed of T5 encoders by size: compiled for TPUs without one, or run here.
+"""Memory and speed of T5 encoders by size, compiled for a TPU or run on this machine.
 
     python -m benchmarks.text_encoder --size=xxl --topology=v5e:1x1 --batch_size=64
     python -m benchmarks.text_encoder --size=xxl --topology=v5e:2x2 --batch_size=256
     python -m benchmarks.text_encoder --size=large --measure --batch_size=8
 
-The first two need libtpu (`pip install 'imagen-jax[aot]'`) and are best run with JAX_PLATFORMS=cpu
-TPU_SKIP_MDS_QUERY=1. Weights are abstract there, and random in a measurement. The time estimated
-for a TPU is that of the matrix products alone at the chip's peak.
+The first two need no TPU, but its compiler (`pip install 'imagen-jax[aot]'`) and the environment
+JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1. They load no weights; `--measure` draws random ones. The
+estimated time counts only matrix products, at the chip's peak.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ SIZES = {
     "xl": (2048, 5120, 24, 32),
     "xxl": (4096, 10240, 24, 64),
 }
-# Dense bfloat16 FLOP/s of a chip, as its maker gives them.
+# Dense bfloat16 FLOP/s of a chip, from its data sheet.
 PEAKS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12}
 
 
 def t5_config(size: str) -> T5Config:
-    """The encoder of T5 v1.1 of that size, in bfloat16."""
+    """The configuration of the T5 v1.1 encoder of that size, in bfloat16."""
     d_model, d_ff, layers, heads = SIZES[size]
     return T5Config(
         d_model=d_model, d_ff=d_ff, num_layers=layers, num_heads=heads,
@@ -52,7 +52,7 @@ def t5_config(size: str) -> T5Config:
 
 
 def flops_per_caption(config: T5Config, length: int) -> float:
-    """Of the matrix products, attention included."""
+    """FLOPs of the matrix products for one caption, attention included."""
     c = config
     inner = c.num_heads * c.d_kv
     weights = 4 * c.d_model * inner + 3 * c.d_model * c.d_ff
@@ -60,7 +60,7 @@ def flops_per_caption(config: T5Config, length: int) -> float:
 
 
 def tpu_mesh(topology: str) -> Mesh:
-    """All chips of a topology along "fsdp"; there need not be any."""
+    """A mesh of all chips of a topology along "fsdp", without the chips."""
     from jax.experimental import topologies
 
     generation, _, shape = topology.partition(":")
@@ -72,7 +72,7 @@ def tpu_mesh(topology: str) -> Mesh:
 
 
 def compile_for(config: T5Config, mesh: Mesh, batch: int, length: int) -> jax.stages.Compiled:
-    """The program that training and `encode_text` run, from shapes alone."""
+    """Compiles the program of training and `encode_text` from shapes alone."""
     abstract = t5_load.abstract_params(config, config.dtype)
     params = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -86,7 +86,7 @@ def compile_for(config: T5Config, mesh: Mesh, batch: int, length: int) -> jax.st
 
 
 def collectives(program: str) -> dict[str, int]:
-    """How often each kind stands in a compiled program (once for all turns of a loop)."""
+    """Number of collectives of each kind in a compiled program; a loop counts once."""
     found = re.findall(
         r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(",
         program,
@@ -95,7 +95,7 @@ def collectives(program: str) -> dict[str, int]:
 
 
 def plan(config: T5Config, topology: str, batch: int, length: int) -> None:
-    """Compiles for a TPU and prints memory, collectives and the least time."""
+    """Compiles for a TPU and prints memory, collectives and the minimum time."""
     mesh = tpu_mesh(topology)
     start = time.perf_counter()
     compiled = compile_for(config, mesh, batch, length)
@@ -105,7 +105,7 @@ def plan(config: T5Config, topology: str, batch: int, length: int) -> None:
     print(f"{topology}, {mesh.size} chip(s), {batch} captions of {length} tokens")
     print(f"  compiled in        {seconds:.0f} s")
     print(f"  peak a chip        {memory.peak_memory_in_bytes / gib:.2f} GiB")
-    print(f"  of it arguments    {memory.argument_size_in_bytes / gib:.2f} GiB (the weights)")
+    print(f"  weights a chip     {memory.argument_size_in_bytes / gib:.2f} GiB")
     print(f"  collectives        {collectives(compiled.as_text()) or 'none'}")
     flops = flops_per_caption(config, length) * batch
     least = flops / PEAKS[topology.partition(":")[0]] / mesh.size
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--topology", default="v5e:1x1", help="such as v5e:2x2")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--measure", action="store_true", help="run on the devices that are here")
+    parser.add_argument("--measure", action="store_true", help="run on this machine")
     flags = parser.parse_args(arguments)
     config = t5_config(flags.size)
     leaves = jax.tree.leaves(t5_load.abstract_params(config, config.dtype))

@@ -4,9 +4,11 @@
         --config.data.path=PICTURES --workdir=runs/imagen_paper --stage=base
 
 Each setting names its section. What the paper leaves open is marked so, with where our choice
-comes from. docs/scale.md says what slice of chips each stage needs; the paper's were 256 TPU v4
-for the base and 128 for each super-resolution stage (section 4.1). No run of this config has been
-made; configs/imagen.py is what we would train today.
+comes from.
+
+Hardware: the paper's was 256 TPU v4 for the base and 128 for each super-resolution stage (section
+4.1); docs/scale.md has the slices that each stage fits and estimates the days of a run. Result:
+unknown, since no run of this config has been made. `configs/imagen.py` is what we would train.
 """
 
 import dataclasses
@@ -21,7 +23,13 @@ from imagen_jax.config import (
     TrainConfig,
     to_config_dict,
 )
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.losses import Unweighted
+from imagen_jax.diffusion.samplers import DDIM
+from imagen_jax.diffusion.schedules import Cosine, Linear
+from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.models import presets
+from imagen_jax.optimizers import Adafactor, Adam
 
 
 def get_config():
@@ -46,25 +54,24 @@ def get_config():
     )
     # Section 4.1: Adafactor for the base, Adam where Adafactor hurt. "Default" settings of optax
     # (F.1), which scale each update by the size of the parameter.
-    adafactor = dataclasses.replace(train, optimizer="adafactor", adafactor_parameter_scale=True)
+    adafactor = dataclasses.replace(train, optimizer=Adafactor(parameter_scale=True))
     # F.2 and F.3: b1 0.9 (fixed in this package), b2 0.999, eps 1e-8 (fixed), no weight decay.
-    adam = dataclasses.replace(train, optimizer="adam", adam_b2=0.999)
+    adam = dataclasses.replace(train, optimizer=Adam(b2=0.999))
     # App. A: eps-prediction with an unweighted squared error; F.1, F.2: cosine in continuous time.
-    cosine = DiffusionConfig(schedule="cosine", prediction="eps", loss_weighting="none")
+    cosine = DiffusionConfig(schedule=Cosine(), prediction="eps", loss_weighting=Unweighted())
     # F.3: linear betas, 1e-4 to 0.02 in 1000 steps, in continuous time.
-    linear = dataclasses.replace(cosine, schedule="linear")
+    linear = dataclasses.replace(cosine, schedule=Linear())
     # Table 1 (zero-shot FID 7.27) for the weights; dynamic thresholding (section 2.3) with the one
     # percentile that is named (Fig. A.10). Number of steps and which of the two samplers a stage
     # uses are not in the paper: steps of Imagen Video, DDIM throughout.
     sample = SampleConfig(
-        sampler="ddim",
+        sampler=DDIM(),
         num_steps=256,
-        guidance_weight=1.35,
-        threshold="dynamic",
-        percentile=99.5,
+        guidance=Guidance(1.35),
+        threshold=DynamicThreshold(percentile=99.5),
     )
     # D.2: aug_level 0 has the best FID; 0.1 to 0.3 (section 2.4) the best looks.
-    upscale = dataclasses.replace(sample, num_steps=128, guidance_weight=8.0, aug_level=0.0)
+    upscale = dataclasses.replace(sample, num_steps=128, guidance=Guidance(8.0), aug_level=0.0)
     # dropout 0 everywhere (F.1 to F.3), which is the default; compute in bfloat16 is our choice,
     # as the paper does not name its precision.
     base = StageConfig(

@@ -17,3 +17,6 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Tiny programs run for milliseconds and compile for seconds: optimise the compiler's time.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# The cascade that tests of sampling, weights and the denoiser share.
+pytest_plugins = ["tiny_cascade"]

@@ -14,6 +14,7 @@ from imagen_jax.config import (
     to_config_dict,
     to_json_dict,
 )
+from imagen_jax.diffusion.samplers import Ancestral
 from imagen_jax.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -61,15 +62,33 @@ def set_path(values: dict, path: str, value) -> dict:
         ("stages.base.train.batch_size", "3", "must be of type int"),
         ("stages.base.train.batch_size", True, "must be of type int"),
         ("stages.base.train.batch_size", 0, "at least 1"),
-        ("stages.base.sample.percentile", 0.995, "in percent"),
-        ("stages.base.sample.percentile", 100.5, "in percent"),
+        ("stages.base.sample.threshold.percentile", 0.995, "in percent"),
+        ("stages.base.sample.threshold.percentile", 100.5, "in percent"),
         ("stages.base.model.channels", 64, "must be a tuple"),
         ("stages.base.model.channels", (64, "a"), r"channels\[1\] must be of type int"),
         ("stages.base.diffusion.prediction", "noise", "one of eps, v, x"),
         ("stages.base.diffusion.train_levels", "laplace", "one of schedule, normal"),
-        ("stages.base.diffusion.logsnr_std", 0.0, "logsnr_std must be positive"),
-        ("stages.base.diffusion.logsnr_mean", -20.0, "between -20 and 20"),
-        ("stages.base.diffusion.min_snr_power", 1.5, r"must lie in \[0, 1\]"),
+        ("stages.base.diffusion.train_levels.kind", "laplace", "one of schedule, normal"),
+        (
+            "stages.base.diffusion.train_levels",
+            {"kind": "normal", "std": 0.0},
+            "std=0.0 must be pos",
+        ),
+        ("stages.base.diffusion.train_levels", {"kind": "normal", "mean": -20.0}, "-20 and 20"),
+        ("stages.base.diffusion.train_levels", {"std": 1.0}, r"with a kind \(schedule, normal\)"),
+        (
+            "stages.base.diffusion.loss_weighting",
+            {"kind": "min_snr", "power": 1.5},
+            r"config.stages.base.diffusion.loss_weighting.power=1.5 must be in \[0, 1\]",
+        ),
+        ("stages.base.sample.sampler.gamma", 0.5, "unknown config key .*sampler.gamma; did you"),
+        ("stages.base.sample.sampler", {"kind": "ddim", "eta": 2.0}, r"sampler.eta=2.0 must be in"),
+        ("stages.base.sample.guidance", "strong", "must be a group of settings"),
+        ("stages.base.model.kind", "vit", "one of unet, efficient_unet"),
+        ("stages.base.model.kind", "unet", "unknown config key config.stages.base.model.str"),
+        ("stages.base.model.dtype", "float16", "one of float32, bfloat16"),
+        ("stages.base.model.channels", (64,), "num_res_blocks=.* has 3 entries"),
+        ("stages.base.resolution", 36, "total stride 8"),
         ("stages.base", 3, "must be a group of settings"),
         ("stages.sr.low_resolution", 16, "must chain"),
         ("stages.sr.low_resolution", 30, "multiple"),
@@ -84,10 +103,23 @@ def test_wrong_values_are_named_with_the_remedy(path, value, message):
 
 
 def test_an_integer_serves_as_a_float():
-    config = from_json_dict(set_path(two_stages(), "stages.base.sample.guidance_weight", 3))
-    assert config.stages["base"].sample.guidance_weight == 3.0
+    config = from_json_dict(set_path(two_stages(), "stages.base.sample.guidance.weight", 3))
+    assert config.stages["base"].sample.guidance.weight == 3.0
 
 
 def test_a_missing_config_file_is_named():
     with pytest.raises(UserError, match=r"nowhere\.py"):
         load_config("nowhere.py")
+
+
+def test_a_choice_may_be_given_by_its_kind_alone():
+    config = from_json_dict(set_path(two_stages(), "stages.base.sample.sampler", "ancestral"))
+    assert config.stages["base"].sample.sampler == Ancestral()
+
+
+@pytest.mark.parametrize("name", ["shapes", "imagen_paper", "tiny"])
+def test_settings_of_version_1_become_the_same_config(name):
+    """`version_1.json` holds what the package of version 1 wrote for these configs."""
+    saved = json.loads((Path(__file__).parent / "version_1.json").read_text())[name]
+    assert from_json_dict(saved) == load_config(f"configs/{name}.py")
+    assert from_json_dict(to_json_dict(from_json_dict(saved))) == from_json_dict(saved)

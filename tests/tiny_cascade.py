@@ -7,18 +7,20 @@ import pytest
 from imagen_jax.config import (
     CascadeConfig,
     DiffusionConfig,
-    ModelConfig,
     SampleConfig,
     StageConfig,
     TextConfig,
 )
-from imagen_jax.models import build_model, init_params
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM
+from imagen_jax.models import EfficientUNetConfig
+from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.weights.artefact import Artefact, StageWeights
 
 # ddim with noise, so that the tests notice a wrong noise key.
-SAMPLE = SampleConfig(num_steps=3, eta=0.5, guidance_weight=2.0)
-MODEL = ModelConfig(
+SAMPLE = SampleConfig(num_steps=3, sampler=DDIM(eta=0.5), guidance=Guidance(2.0))
+MODEL = EfficientUNetConfig(
     channels=(8, 16),
     num_res_blocks=(1, 1),
     strides=(2, 2),
@@ -49,26 +51,19 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def random_params():
-    """`make(stage, text_dim, seed) -> (model, params)`."""
+    """`make(stage, seed) -> params`, see `make_params`."""
     return make_params
 
 
-def make_params(stage, text_dim, seed):
+def make_params(stage, seed):
     """Parameters none of which is zero, so that every input has an influence."""
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=stage.low_resolution > 0,
-        text_dim=text_dim,
-    )
-    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         noise = rng.standard_normal(leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1])))
         return np.float32((path[-1].key == "scale") + noise)
 
-    return model, jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, stage.abstract_params())
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +75,8 @@ def encoder():
 def tiny(encoder):
     """An artefact of both stages, parameters as numpy arrays."""
     stages = {}
-    for seed, (name, stage) in enumerate(CONFIG.ordered_stages().items()):
-        _, params = make_params(stage, encoder.dim, seed)
+    for seed, name in enumerate(CONFIG.ordered_stages()):
+        params = make_params(open_stage(CONFIG, name, encoder.dim), seed)
         stages[name] = StageWeights(
             params=params,
             sha256=f"{seed}" * 64,

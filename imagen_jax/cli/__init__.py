@@ -1,1 +1,4 @@
-"""Commands beside `train.py` and `sample.py`: `python -m imagen_jax.cli.NAME`."""
+"""The commands: `python -m imagen_jax.cli.NAME`, or `imagen-NAME` once the package is installed.
+
+All take absl flags, `--config=NAME|FILE` and `--config.KEY=VALUE`; `common` is their frame.
+"""

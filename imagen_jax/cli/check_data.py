@@ -1,6 +1,6 @@
 """Shows what a stage would be trained on, and whether it comes fast enough.
 
-    python -m imagen_jax.cli.check_data --config=configs/folder.py --path=PICTURES
+    python -m imagen_jax.cli.check_data --config=configs/folder.py --config.data.path=PICTURES
     python -m imagen_jax.cli.check_data --config=CONFIG.py --stage=base --measure_step
 
 Prints what it found and writes a page with samples and histograms.
@@ -8,63 +8,56 @@ Prints what it found and writes a page with samples and histograms.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagen_jax.cli.prepare_data import add_source_flags, data_of
-from imagen_jax.config import CascadeConfig, load_config
+from absl.flags import DEFINE_bool, DEFINE_float, DEFINE_integer, DEFINE_string, FlagValues
+
+from imagen_jax.cli import common, config_flag
 from imagen_jax.errors import UserError
 
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    flags = _parser().parse_args(arguments)
-    try:
-        _check(flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130
-    return 0
+if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imagen_jax.cli.check_data",
-        description="Shows what a stage would be trained on, and whether it comes fast enough.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a config, as for train.py")
-    parser.add_argument("--stage", help="the stage that is to be trained (default: the first)")
-    parser.add_argument(
-        "--out",
-        default="outputs/check_data.html",
-        help="the page (default outputs/check_data.html)",
-    )
-    parser.add_argument("--num_items", type=int, default=10_000, help="at most (default 10000)")
-    parser.add_argument(
-        "--seconds", type=float, default=5.0, help="that the loader is timed (default 5)"
-    )
-    group = parser.add_argument_group("what the loader is compared with")
-    group.add_argument(
-        "--images_per_second", type=float, help="that the stage's train step consumes, all devices"
-    )
-    group.add_argument("--num_devices", type=int, default=1, help="of that step (default 1)")
-    group.add_argument(
-        "--measure_step", action="store_true", help="compile and time the step on these devices"
-    )
-    add_source_flags(parser.add_argument_group("instead of the config's"))
-    return parser
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    return common.run(__doc__, define_flags, check, arguments)
 
 
-def _check(flags: argparse.Namespace) -> None:
-    from absl import flags as absl_flags
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    DEFINE_string("stage", None, "The stage to be trained. Default: the first.", flag_values=flags)
+    DEFINE_string("out", "outputs/check_data.html", "File for the page.", flag_values=flags)
+    DEFINE_integer("num_items", 10_000, "Items to look at, at most.", flag_values=flags)
+    DEFINE_float("seconds", 5.0, "How long the loader is timed.", flag_values=flags)
+    DEFINE_float(
+        "images_per_second",
+        None,
+        "What the train step of the stage consumes on all devices, to compare the loader with.",
+        flag_values=flags,
+    )
+    DEFINE_integer("num_devices", 1, "Devices that consume --images_per_second.", flag_values=flags)
+    DEFINE_bool(
+        "measure_step",
+        False,
+        "Compile and time the train step on these devices, to compare the loader with.",
+        flag_values=flags,
+    )
+
+
+def check(flags: FlagValues, config: CascadeConfig | None) -> None:
+    """Looks at the data that the config names, prints a summary and writes the page."""
+    config = config_flag.require(config)
+    data = config.data
+    name = flags.stage or next(iter(config.ordered_stages()))
+    if name not in config.stages:
+        raise UserError(f"--stage={name} is not one of {', '.join(config.stages)}")
+    if flags.images_per_second is not None and flags.images_per_second <= 0:
+        raise UserError(f"--images_per_second={flags.images_per_second} must be positive")
 
     from imagen_jax.data.buckets import BucketedSource, load_stage_source
     from imagen_jax.data.check import examine, loader_rate
@@ -73,14 +66,6 @@ def _check(flags: argparse.Namespace) -> None:
     from imagen_jax.data.source import load_source
     from imagen_jax.progress import ProgressLine
 
-    config = load_config(flags.config)
-    data = data_of(flags, config)
-    name = flags.stage or next(iter(config.ordered_stages()))
-    if name not in config.stages:
-        raise UserError(f"--stage={name} is not one of {', '.join(config.stages)}")
-    if flags.images_per_second is not None and flags.images_per_second <= 0:
-        raise UserError(f"--images_per_second={flags.images_per_second} must be positive")
-    config = dataclasses.replace(config, data=data)
     stage = config.stages[name]
     # What is looked at is cut to squares; with buckets, what is timed is not.
     source = load_source(data, "train", stage.resolution)
@@ -91,8 +76,6 @@ def _check(flags: argparse.Namespace) -> None:
     if not found.good:
         print(summary(found, Rates(loader=0.0, cores=_cores())))
         raise UserError("none of the items can be used")
-    # Grain's workers read absl's flags.
-    absl_flags.FLAGS.mark_as_parsed()
     if isinstance(bucketed, BucketedSource):
         print(f"buckets      {bucketed.describe()}")
     stream = batches(
@@ -129,37 +112,23 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
     import jax
     import numpy as np
 
-    from imagen_jax.cli.common import setup_jax
-    from imagen_jax.models import build_model
     from imagen_jax.parallel.mesh import make_mesh
     from imagen_jax.parallel.placement import BatchRows
+    from imagen_jax.stage import open_stage
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training import feed
-    from imagen_jax.training.loop import compile_step, stage_key
-    from imagen_jax.training.optimizer import make_optimizer
-    from imagen_jax.training.state import abstract_state, init_state, state_bytes
+    from imagen_jax.training.program import TrainProgram
+    from imagen_jax.training.state import state_bytes
 
-    setup_jax()
-    stage = config.stages[name]
-    count = stage.train.batch_size
-    size = state_bytes(stage, text_dim(config.text))
-    mesh = make_mesh(config.mesh, state_bytes=size)
-    setting = f"config.stages.{name}.train.batch_size"
-    feed.check_batch_size(count, stage.train.accumulate, mesh, setting)
+    common.setup_jax()
+    stage = open_stage(config, name, text_dim(config.text))
+    mesh = make_mesh(config.mesh, state_bytes=state_bytes(stage))
+    program = TrainProgram(stage, mesh, config.text.max_length)
     encoder = load_encoder(config.text, mesh=mesh)
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=encoder.dim,
-    )
-    optimizer = make_optimizer(stage.train)
-    key = stage_key(config, name)
-    abstract = abstract_state(model, optimizer, mesh)
     print("compiling the train step", flush=True)
-    program = compile_step(config, name, model, optimizer, abstract, encoder, mesh, key)
-    state = init_state(model, optimizer, mesh, key)
-    side = stage.train.crop_size or stage.resolution
+    step = program.compile()
+    state, key = program.init_state(), program.key
+    count, side = stage.config.train.batch_size, stage.config.train_size
     host = {
         "image": np.zeros((count, side, side, 3), np.uint8),
         "captions": ["a picture"] * count,
@@ -168,7 +137,7 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
     ((batch, _),) = feed.device_batches(iter([host]), encoder, BatchRows(mesh, count))
     steps, start = 0, 0.0
     while True:
-        state, metrics = program(state, batch, key)
+        state, metrics = step(state, batch, key)
         jax.block_until_ready(metrics)
         now = time.perf_counter()
         # The first call also warms up.
@@ -180,4 +149,4 @@ def _measure_step(config: CascadeConfig, name: str, seconds: float = 5.0) -> tup
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,48 +1,66 @@
-"""Converts a T5 that is only there as `pytorch_model.bin` to safetensors, the encoder alone.
+"""Converts the encoder of a T5 that was published only as `pytorch_model.bin` to safetensors.
 
     pip install 'imagen-jax[convert]'
     python -m imagen_jax.cli.convert_t5 --source=google/t5-v1_1-xxl --out=/models/t5-v1_1-xxl
-    python train.py --config.text.encoder=/models/t5-v1_1-xxl ...
+    python train.py --config=CONFIG.py --config.text.encoder=/models/t5-v1_1-xxl ...
 
-`--source` is a directory or the id of a repository on the Hugging Face hub. Torch files hold
-pickles; only tensors are accepted from them.
+Torch files contain pickles; only tensors are read from them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from absl.flags import DEFINE_enum, DEFINE_float, DEFINE_string, FlagValues
+
+from imagen_jax.cli import common
 from imagen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
 _COPIED = ("config.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    parser = argparse.ArgumentParser(prog="python -m imagen_jax.cli.convert_t5", allow_abbrev=False)
-    parser.add_argument("--source", required=True, metavar="DIR", help="a directory or hub id")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the safetensors go")
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of the output"
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    return common.run(__doc__, define_flags, convert_and_list, arguments)
+
+
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    DEFINE_string(
+        "source",
+        None,
+        "Directory, or id on the Hugging Face hub. Default: config.text.encoder of --config.",
+        flag_values=flags,
     )
-    parser.add_argument("--shard_gb", type=float, default=4.0, help="largest file in GB")
-    flags = parser.parse_args(arguments)
-    try:
-        convert(flags.source, Path(flags.out), flags.dtype, int(flags.shard_gb * 1e9))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    DEFINE_string("out", None, "Directory for the safetensors. Needed.", flag_values=flags)
+    DEFINE_enum(
+        "dtype", "bfloat16", ["bfloat16", "float32"], "Of the written weights.", flag_values=flags
+    )
+    DEFINE_float("shard_gb", 4.0, "Size of the largest file in GB.", flag_values=flags)
+
+
+def convert_and_list(flags: FlagValues, config: CascadeConfig | None) -> None:
+    """Converts what the flags name and lists the files."""
+    source = flags.source
+    if source is None:
+        if config is None:
+            raise UserError("--source is needed (or --config, for its config.text.encoder)")
+        source = config.text.encoder
+    if flags.out is None:
+        raise UserError("--out is needed: the directory for the safetensors")
+    convert(source, Path(flags.out), flags.dtype, int(flags.shard_gb * 1e9))
     for path in sorted(Path(flags.out).iterdir()):
         print(f"{path.stat().st_size / 1e6:10.2f} MB  {path}")
-    return 0
 
 
 def convert(source: str, out: Path, dtype: str, shard_bytes: int) -> None:
@@ -144,4 +162,4 @@ def _tensors(torch: Any, directory: Path) -> Iterator[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

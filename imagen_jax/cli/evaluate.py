@@ -4,141 +4,115 @@
     python -m imagen_jax.cli.evaluate --workdir=runs/shapes --out=outputs/after_1h \\
         --compare=outputs/evaluation/report.json
 
-Interrupted, it goes on when the same command is given again. docs/evaluation.md explains the
-report.
+If it is interrupted, the same command continues it. Sampling settings come from --config, else from
+the weights, and are replaced as in sample.py (--num_steps=50, --num_steps=base=50,sr64=20).
+docs/evaluation.md explains the report.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.cli.sample import OVERRIDES, find_weights, override
-from imagen_jax.config import CascadeConfig, load_config, validate_sample
+from absl.flags import DEFINE_integer, DEFINE_string, FlagValues
+
+from imagen_jax.cli import common, config_flag
+from imagen_jax.cli.sampling_flags import (
+    define_sampling_flags,
+    override,
+    sampling_flag_values,
+)
+from imagen_jax.cli.weights_flags import (
+    define_text_encoder_flag,
+    define_weights_flags,
+    find_weights,
+    sampling_settings,
+    text_encoder,
+)
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from imagen_jax.weights.artefact import Artefact
+    from imagen_jax.config import CascadeConfig
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    flags = _parser().parse_args(arguments)
-    try:
-        _evaluate(flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    interrupted = "Interrupted. The same command continues from here."
+    return common.run(__doc__, define_flags, evaluate, arguments, interrupted)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imagen_jax.cli.evaluate",
-        description="Draws held-out prompts with a trained cascade and measures the pictures.",
-        allow_abbrev=False,
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    define_weights_flags(flags)
+    define_text_encoder_flag(flags)
+    DEFINE_string(
+        "data_path", None, "Path of the data, if it was moved since training.", flag_values=flags
     )
-    source = parser.add_argument_group("weights (one of the three)")
-    source.add_argument(
-        "--config", metavar="FILE", help="a file of configs/: the weights that ship under its name"
+    DEFINE_integer("num_prompts", 1000, "Prompts in all.", flag_values=flags)
+    DEFINE_integer(
+        "num_true",
+        200,
+        "True pictures that super-resolution enlarges; they belong to the first prompts.",
+        flag_values=flags,
     )
-    source.add_argument("--workdir", metavar="DIR", help="a run, also while it trains")
-    source.add_argument(
-        "--weights", metavar="NAME|DIR", help="a name that ships, or exported weights"
+    DEFINE_string(
+        "stages",
+        None,
+        "Stages to run, such as base,sr64. Default: all. sr64 alone enlarges true pictures.",
+        flag_values=flags,
     )
-    source.add_argument(
-        "--text_encoder", metavar="DIR", help="where the text encoder lies, if it was moved"
+    DEFINE_integer("batch_size", None, "Pictures drawn at once.", flag_values=flags)
+    DEFINE_string(
+        "out",
+        "outputs/evaluation",
+        "Directory of the report. An evaluation that was interrupted there continues.",
+        flag_values=flags,
     )
-    source.add_argument("--data_path", metavar="PATH", help="where the data lies, if it was moved")
-    what = parser.add_argument_group("what to measure")
-    what.add_argument("--num_prompts", type=int, default=1000, help="in all (default 1000)")
-    what.add_argument(
-        "--num_true",
-        type=int,
-        default=200,
-        help="true pictures that super-resolution enlarges (default 200, of those prompts)",
+    DEFINE_string(
+        "compare", None, "The report.json of another evaluation to compare with.", flag_values=flags
     )
-    what.add_argument(
-        "--stages",
-        help="stages to run, such as base,sr64 (default: all); sr64 alone enlarges true pictures",
-    )
-    what.add_argument("--batch_size", type=int, help="pictures at once")
-    what.add_argument(
-        "--out",
-        default="outputs/evaluation",
-        metavar="DIR",
-        help="new, or to go on with (default outputs/evaluation)",
-    )
-    what.add_argument(
-        "--compare", metavar="FILE", help="the report.json of another evaluation, to compare with"
-    )
-    how = parser.add_argument_group(
-        "settings (default: from the config)",
-        "for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20)",
-    )
-    for name, (_, about) in OVERRIDES.items():
-        how.add_argument(f"--{name}", help=about)
-    return parser
+    define_sampling_flags(flags)
 
 
-def _evaluate(flags: argparse.Namespace) -> None:
+def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
+    """Evaluates what the flags ask for and prints the report."""
     # What needs no weights is checked first, before seconds go into imports.
-    config = load_config(flags.config) if flags.config else None
     if Path(flags.out).exists() and not Path(flags.out).is_dir():
         raise UserError(f"--out={flags.out} is a file; give a directory")
     from imagen_jax.evaluation.compare import compare, read_report, text_comparison
 
     other = read_report(flags.compare) if flags.compare else None
-    artefact = _find(flags, config)
-    settings = {
-        name: config.stages[name].sample
-        for name in artefact.stages
-        if config is not None and name in config.stages
-    }
-    settings = override(flags, artefact.config, settings)
-    for name, sampling in settings.items():
-        validate_sample(name, sampling)
+    artefact = find_weights(config_flag.path(flags), config, flags.workdir, flags.weights)
+    settings = override(
+        sampling_flag_values(flags), artefact.config, sampling_settings(config, artefact)
+    )
 
-    from imagen_jax.cli.common import setup_jax
-    from imagen_jax.evaluation.evaluate import PAGE_FILE, Request, evaluate
+    from imagen_jax.evaluation import evaluate as evaluation
     from imagen_jax.evaluation.prompts import load_prompts
     from imagen_jax.evaluation.tables import text_report
     from imagen_jax.sampling import Cascade
 
-    data = artefact.config.data
+    # Held out is what the training run held out, unless the command line names other data.
+    data = (config if config_flag.is_overridden(flags, "data") else artefact.config).data
     if flags.data_path is not None:
         data = dataclasses.replace(data, path=flags.data_path)
     prompts = load_prompts(data, flags.num_prompts)
-    setup_jax()
-    cascade = Cascade.from_artefact(artefact, text_encoder=flags.text_encoder)
+    common.setup_jax()
+    cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config))
     chain = _chain(cascade, flags.stages)
-    request = Request(
+    request = evaluation.Request(
         sampling={name: settings[name] for name in chain},
         num_true=flags.num_true,
         batch_size=flags.batch_size,
     )
-    report = evaluate(cascade, data, prompts, request, Path(flags.out))
+    report = evaluation.evaluate(cascade, data, prompts, request, Path(flags.out))
     print(f"\n{text_report(report)}\n")
     if other is not None:
         print(f"{text_comparison(compare(other, report))}\n")
-    print(f"Look at {Path(flags.out) / PAGE_FILE}")
-
-
-def _find(flags: argparse.Namespace, config: CascadeConfig | None) -> Artefact:
-    if flags.weights is None:
-        return find_weights(flags.config, config, flags.workdir)
-    if flags.config or flags.workdir:
-        raise UserError("--weights stands alone: leave out --config and --workdir")
-    from imagen_jax.weights import artefact as artefact_lib
-
-    return artefact_lib.load_shipped(flags.weights) or artefact_lib.load(flags.weights)
+    print(f"Look at {Path(flags.out) / evaluation.PAGE_FILE}")
 
 
 def _chain(cascade, stages: str | None) -> list[str]:
@@ -151,4 +125,4 @@ def _chain(cascade, stages: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

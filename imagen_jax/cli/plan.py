@@ -13,77 +13,106 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from absl import flags
+from absl.flags import (
+    DEFINE_bool,
+    DEFINE_enum,
+    DEFINE_float,
+    DEFINE_integer,
+    DEFINE_string,
+    FlagValues,
+)
 
-from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command, setup_jax
-from imagen_jax.config import CascadeConfig
+from imagen_jax.cli import common, config_flag
 from imagen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
 
 LOCAL = "local"
 
-define_config_flag()
-STAGE = flags.DEFINE_string("stage", None, "The stage (default: the only one).")
-TOPOLOGY = flags.DEFINE_string(
-    "topology",
-    LOCAL,
-    "v4, v5e, v5p or v6e and the chips along each axis, such as v5e:8x8 or v4:4x4x8; *2 behind it "
-    "for two slices; or local, for the devices of this machine.",
-)
-PROGRAM = flags.DEFINE_enum(
-    "program", "train", ["train", "sample", "both"], "What to compile: train step, sampler."
-)
-EFFORT = flags.DEFINE_enum(
-    "effort",
-    "low",
-    ["low", "full"],
-    "Of the TPU compiler: low is several times faster, with memory up to 30 % off.",
-)
-TEXT_DIM = flags.DEFINE_integer(
-    "text_dim", None, "Width of the text embeddings (default: of the config's encoder)."
-)
-EFFICIENCY = flags.DEFINE_float(
-    "efficiency", 0.5, "Share of the matrix peak that is assumed.", lower_bound=0.01, upper_bound=1
-)
-JSON = flags.DEFINE_bool("json", False, "Print JSON.")
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    return common.run(__doc__, define_flags, plan, arguments)
 
 
-def main(argv: list[str]) -> None:
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    DEFINE_string("stage", None, "The stage. Default: the only one.", flag_values=flags)
+    DEFINE_string(
+        "topology",
+        LOCAL,
+        "v4, v5e, v5p or v6e and the chips along each axis, such as v5e:8x8 or v4:4x4x8, with *2 "
+        "behind it for two slices; or local, for the devices of this machine.",
+        flag_values=flags,
+    )
+    DEFINE_enum(
+        "program",
+        "train",
+        ["train", "sample", "both"],
+        "What to compile: the train step, the sampler, or both.",
+        flag_values=flags,
+    )
+    DEFINE_enum(
+        "effort",
+        "low",
+        ["low", "full"],
+        "Of the TPU compiler. low is several times faster, with memory up to 30 % off.",
+        flag_values=flags,
+    )
+    DEFINE_integer(
+        "text_dim",
+        None,
+        "Width of the text embeddings. Default: that of the config's encoder.",
+        flag_values=flags,
+    )
+    DEFINE_float(
+        "efficiency",
+        0.5,
+        "Assumed share of the matrix peak.",
+        lower_bound=0.01,
+        upper_bound=1,
+        flag_values=flags,
+    )
+    DEFINE_bool("json", False, "Print JSON.", flag_values=flags)
+
+
+def plan(flags: FlagValues, config: CascadeConfig | None) -> None:
     """Plans what the flags say."""
-    del argv
-    config = load_config_flag()
-    if config is None:
-        raise UserError("--config is needed: one of configs/*.py, or your own")
-    name = choose_stage(config)
+    config = config_flag.require(config)
+    name = choose_stage(flags, config)
 
-    if TOPOLOGY.value != LOCAL:
+    if flags.topology != LOCAL:
         prepare_environment()
-    # Imported here: JAX reads its environment when it is imported.
+    # Imported after the environment is set: JAX reads it.
     from imagen_jax.planning.report import describe, make_plan, to_json_dict
     from imagen_jax.planning.topology import parse_topology
 
-    if TOPOLOGY.value == LOCAL:
-        setup_jax()  # `train.py` then finds the program that is compiled here
+    if flags.topology == LOCAL:
+        common.setup_jax()  # `train.py` then finds the program that is compiled here
 
-    topology = parse_topology(TOPOLOGY.value)
-    text_dim = TEXT_DIM.value or text_width(config)
-    programs = ["train", "sample"] if PROGRAM.value == "both" else [PROGRAM.value]
+    topology = parse_topology(flags.topology)
+    text_dim = flags.text_dim or text_width(config)
+    programs = ["train", "sample"] if flags.program == "both" else [flags.program]
     plans = []
     for program in programs:
-        plan = make_plan(
+        made = make_plan(
             program,
             config,
             name,
             text_dim,
             topology,
-            effort=EFFORT.value,
-            efficiency=EFFICIENCY.value,
+            effort=flags.effort,
+            efficiency=flags.efficiency,
             print_line=lambda line: print(line, file=sys.stderr, flush=True),
         )
-        plans.append(to_json_dict(plan))
-        if not JSON.value:
-            print(describe(plan), flush=True)
-    if JSON.value:
+        plans.append(to_json_dict(made))
+        if not flags.json:
+            print(describe(made), flush=True)
+    if flags.json:
         print(json.dumps(plans if len(plans) > 1 else plans[0], indent=1))
 
 
@@ -92,21 +121,26 @@ def prepare_environment() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    # Else it tells what it did not find on this machine.
+    # Without these the compiler prints what it did not find on this machine.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
+    import jax
 
-def choose_stage(config: CascadeConfig) -> str:
+    # The config may have imported JAX, which reads JAX_PLATFORMS then.
+    jax.config.update("jax_platforms", "cpu")
+
+
+def choose_stage(flags: FlagValues, config: CascadeConfig) -> str:
     """The stage of `--stage`. Raises UserError."""
     stages = list(config.ordered_stages())
-    if STAGE.value is None and len(stages) == 1:
+    if flags.stage is None and len(stages) == 1:
         return stages[0]
-    if STAGE.value not in stages:
-        given = "is needed" if STAGE.value is None else f"{STAGE.value} is not in the config"
+    if flags.stage not in stages:
+        given = "is needed" if flags.stage is None else f"{flags.stage} is not in the config"
         raise UserError(f"--stage {given}: one of {', '.join(stages)}")
-    return STAGE.value
+    return flags.stage
 
 
 def text_width(config: CascadeConfig) -> int:
@@ -129,4 +163,4 @@ def text_width(config: CascadeConfig) -> int:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(main())

@@ -1,118 +1,95 @@
 """Converts any data source to a store of ArrayRecord shards, the fastest to train from.
 
     python -m imagen_jax.cli.prepare_data --config=CONFIG.py --out=STORE
-    python -m imagen_jax.cli.prepare_data --source=webdataset --path=TARS --out=STORE
+    python -m imagen_jax.cli.prepare_data --config=configs/folder.py \\
+        --config.data.source=webdataset --config.data.path=TARS --out=STORE
     python -m imagen_jax.cli.prepare_data --verify=STORE
-    python -m imagen_jax.cli.prepare_data --source=... --out=STORE --runner=RUNNER -- --OPTION=...
+    python -m imagen_jax.cli.prepare_data --config=CONFIG.py --out=STORE --runner=RUNNER \\
+        -- --BEAM_OPTION=...
 
-Interrupted or killed, it goes on when the same command is given again. On several machines, give
-each --process_index and --process_count; or name a runner of Apache Beam, and after -- the options
-of Beam and of that runner. docs/data.md has recipes.
+If it is interrupted or killed, the same command continues. On several machines, give each
+--process_index and --process_count; or name a runner of Apache Beam, and after -- the options of
+Beam and of that runner. docs/data.md has recipes.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from imagen_jax.config import CascadeConfig, DataConfig, load_config, validate
+from absl.flags import DEFINE_integer, DEFINE_string, FlagValues
+
+from imagen_jax.cli import common, config_flag
 from imagen_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    arguments = list(arguments)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`.
+
+    The status is 1 if --verify finds damage.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = _parser().parse_args(arguments[:end])
-    try:
-        return _verify(flags.verify) if flags.verify else _prepare(flags, arguments[end + 1 :])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
+    command = functools.partial(prepare_or_verify, options=arguments[end + 1 :])
+    interrupted = "Interrupted. The same command continues from here."
+    return common.run(__doc__, define_flags, command, arguments[:end], interrupted)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m imagen_jax.cli.prepare_data",
-        usage="%(prog)s [flags] [-- options of Beam]",
-        description="Converts any data source to a store of ArrayRecord shards.",
-        allow_abbrev=False,
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    DEFINE_string(
+        "out",
+        None,
+        "Directory of the store. A conversion that was interrupted there continues.",
+        flag_values=flags,
     )
-    what = parser.add_argument_group("what to convert")
-    what.add_argument("--config", metavar="FILE", help="the data of a config")
-    add_source_flags(what)
-    what.add_argument("--max_items", type=int, default=0, help="the first so many (default: all)")
-    what.add_argument(
-        "--image_size",
-        type=int,
-        default=64,
-        help="side of the pictures of shapes and emoji, and what --min_side refers to (default 64)",
+    DEFINE_integer("max_items", 0, "Convert only the first items. 0: all.", flag_values=flags)
+    DEFINE_integer(
+        "image_size",
+        64,
+        "Side of the pictures of shapes and emoji, and the resolution for config.data.min_side.",
+        flag_values=flags,
     )
-    where = parser.add_argument_group("where to")
-    where.add_argument("--out", metavar="DIR", help="the store: new, or to go on with")
-    where.add_argument("--shard_size", type=int, default=10_000, help="items (default 10000)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--num_threads", type=int, default=4, help="that read (default 4)")
-    how.add_argument("--process_index", type=int, default=0, help="this process, from 0")
-    how.add_argument("--process_count", type=int, default=1, help="of how many (default 1)")
-    how.add_argument(
-        "--runner",
-        help="of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner ...",
+    DEFINE_integer("shard_size", 10_000, "Items per shard.", flag_values=flags)
+    DEFINE_integer("num_threads", 4, "Threads that read.", flag_values=flags)
+    DEFINE_integer("process_index", 0, "Number of this process, from 0.", flag_values=flags)
+    DEFINE_integer("process_count", 1, "Number of processes.", flag_values=flags)
+    DEFINE_string(
+        "runner",
+        None,
+        "Runner of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner ...",
+        flag_values=flags,
     )
-    parser.add_argument("--verify", metavar="DIR", help="compare a store with its checksums")
-    return parser
+    DEFINE_string(
+        "verify",
+        None,
+        "Compare the store in this directory with its checksums, and stop.",
+        flag_values=flags,
+    )
 
 
-def add_source_flags(group: argparse._ArgumentGroup) -> None:
-    """Flags for the settings of `config.data`, each over the config's."""
-    for name, about in (
-        ("source", "the format"),
-        ("path", "where it lies"),
-        ("split", "the stored split"),
-        ("image_field", "column or extension of the pictures"),
-        ("caption_fields", "columns or keys of the captions, with commas"),
-        ("score_field", "column or key of --min_score"),
-    ):
-        group.add_argument(f"--{name}", help=f"{about} (data.{name})")
-    for name, kind in (
-        ("min_side", float),
-        ("max_aspect", float),
-        ("min_caption_length", int),
-        ("max_caption_length", int),
-        ("min_score", float),
-        ("max_bad_share", float),
-    ):
-        group.add_argument(f"--{name}", type=kind, help=f"data.{name}")
+def prepare_or_verify(
+    flags: FlagValues, config: CascadeConfig | None, options: Sequence[str]
+) -> int:
+    """Does what the flags ask for; `options` are those of Beam. Returns the exit status."""
+    if flags.verify:
+        return verify(flags.verify)
+    prepare(flags, config, options)
+    return 0
 
 
-def data_of(flags: argparse.Namespace, config: CascadeConfig | None) -> DataConfig:
-    """The data of the config with what the flags say instead. Raises UserError."""
-    names = {field.name for field in dataclasses.fields(DataConfig)}
-    given = {k: v for k, v in vars(flags).items() if k in names and v is not None}
-    if config is None and "source" not in given:
-        raise UserError("give --config=FILE, or --source and --path")
-    if "caption_fields" in given:
-        given["caption_fields"] = tuple(filter(None, given["caption_fields"].split(",")))
-    data = dataclasses.replace(config.data if config else DataConfig(), **given)
-    if config is None:
-        from imagen_jax.config import StageConfig
-
-        config = CascadeConfig(stages={"base": StageConfig()})
-    validate(dataclasses.replace(config, data=data))
-    return data
-
-
-def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
+def prepare(flags: FlagValues, config: CascadeConfig | None, options: Sequence[str]) -> None:
+    """Writes this process's part of the store, or all of it on Beam."""
     if not flags.out:
         raise UserError("--out is needed: the directory of the store")
     if options and not flags.runner:
         raise UserError(f"options of Beam ({options[0]}) need --runner=...")
-    data = data_of(flags, load_config(flags.config) if flags.config else None)
+    data = config_flag.require(config).data
     settings = {
         name: getattr(flags, name)
         for name in ("image_size", "max_items", "shard_size", "num_threads")
@@ -129,10 +106,10 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
             data, flags.out, runner=flags.runner, options=options, **settings
         )
     else:
-        from imagen_jax.data.prepare import prepare
+        from imagen_jax.data import prepare as conversion
         from imagen_jax.progress import ProgressLine
 
-        manifest = prepare(
+        manifest = conversion.prepare(
             data,
             flags.out,
             process_index=flags.process_index,
@@ -146,7 +123,7 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
             if flags.runner
             else "The shards of this process are done; others are not yet."
         )
-        return 0
+        return
     size = sum(shard.size for shard in manifest.shards)
     print(
         f"{manifest.num_records:,} pictures in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB"
@@ -154,15 +131,15 @@ def _prepare(flags: argparse.Namespace, options: Sequence[str]) -> int:
     for note, number in manifest.notes.items():
         print(f"left out: {number:,} {note}")
     print(f"Train with --config.data.source=array_record --config.data.path={flags.out}")
-    return 0
 
 
-def _verify(directory: str) -> int:
+def verify(directory: str) -> int:
+    """Prints which shards of a store are damaged. Returns the exit status: 1 if any is."""
+    from imagen_jax.stores import store
     from imagen_jax.stores.manifest import read_manifest
-    from imagen_jax.stores.store import verify
 
     manifest = read_manifest(directory)
-    problems = verify(directory)
+    problems = store.verify(directory)
     for problem in problems:
         print(problem)
     print(f"{len(manifest.shards) - len(problems)} of {len(manifest.shards)} shards are whole")
@@ -170,4 +147,4 @@ def _verify(directory: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

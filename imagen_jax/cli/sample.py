@@ -1,106 +1,82 @@
-"""The command line of `sample.py`."""
+"""Draws pictures from prompts with a trained cascade.
+
+    python sample.py --config=configs/shapes.py --prompts="a red circle" --out=out
+    python sample.py --workdir=runs/shapes --prompts="a red circle" --prompts="a blue star"
+
+Sampling settings come from --config, else from the weights. --num_steps, --guidance_weight and the
+like replace them, for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20).
+"""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, load_config
+from absl.flags import DEFINE_integer, DEFINE_multi_string, DEFINE_string, FlagValues
+
+from imagen_jax.cli import common, config_flag
+from imagen_jax.cli.sampling_flags import (
+    define_sampling_flags,
+    override,
+    sampling_flag_values,
+)
+from imagen_jax.cli.weights_flags import (
+    define_text_encoder_flag,
+    define_weights_flags,
+    find_weights,
+    sampling_settings,
+    text_encoder,
+)
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
     from imagen_jax.weights.artefact import Artefact
 
-# Flags that override a stage's SampleConfig, with their types.
-OVERRIDES = {
-    "guidance_weight": (float, "w; 1 is no guidance"),
-    "threshold": (str, "none, static or dynamic"),
-    "percentile": (float, "of dynamic thresholding, in percent"),
-    "threshold_cap": (float, "upper bound of the dynamic threshold, 0 for none"),
-    "sampler": (str, "ddim or ancestral"),
-    "num_steps": (int, "steps per picture"),
-    "eta": (float, "noise of ddim, 0 to 1"),
-    "gamma": (float, "variance of ancestral, 0 to 1"),
-    "aug_level": (float, "noise on the low-resolution picture, 0 to 1"),
-}
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    interrupted = "Interrupted; no picture is written."
+    return common.run(__doc__, define_flags, sample, arguments, interrupted)
 
 
-def run() -> None:
-    """Entry point."""
-    sys.exit(main(sys.argv[1:]))
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    define_weights_flags(flags)
+    define_text_encoder_flag(flags)
+    DEFINE_multi_string("prompts", [], "A prompt. May be repeated.", flag_values=flags)
+    DEFINE_string("prompts_file", None, "File with one prompt per line.", flag_values=flags)
+    DEFINE_integer("num_images", 4, "Pictures per prompt.", flag_values=flags)
+    DEFINE_integer("seed", 0, "Seed of each prompt's first picture.", flag_values=flags)
+    DEFINE_string(
+        "stages", None, "Stages to run, such as base,sr64. Default: all.", flag_values=flags
+    )
+    DEFINE_string(
+        "low_res_image",
+        None,
+        "Enlarge the picture in this file instead of drawing one.",
+        flag_values=flags,
+    )
+    DEFINE_string(
+        "aspect",
+        "1:1",
+        "Width to height, such as 3:2: one of those that the stages were trained in.",
+        flag_values=flags,
+    )
+    DEFINE_integer("batch_size", None, "Pictures drawn at once.", flag_values=flags)
+    DEFINE_string("out", "outputs", "Directory for the pictures.", flag_values=flags)
+    define_sampling_flags(flags)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command. Returns the exit status: 2, with the message alone, for a UserError."""
-    flags = _parser().parse_args(arguments)
-    try:
-        _sample(flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; no picture is written.", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sample.py",
-        description="Draws pictures from prompts with a trained cascade.",
-        allow_abbrev=False,
-    )
-    source = parser.add_argument_group("weights (one of the two)")
-    source.add_argument(
-        "--config", metavar="FILE", help="a file of configs/: the weights that ship under its name"
-    )
-    source.add_argument(
-        "--workdir", metavar="DIR", help="a run, also while it trains, or exported weights"
-    )
-    source.add_argument(
-        "--text_encoder", metavar="DIR", help="where the text encoder lies, if it was moved"
-    )
-    what = parser.add_argument_group("what to draw")
-    what.add_argument(
-        "--prompts", action="append", default=[], metavar="TEXT", help="may be repeated"
-    )
-    what.add_argument("--prompts_file", metavar="FILE", help="one prompt a line")
-    what.add_argument("--num_images", type=int, default=4, help="per prompt (default 4)")
-    what.add_argument("--seed", type=int, default=0, help="of each prompt's first picture")
-    what.add_argument("--stages", help="stages to run, such as base,sr64 (default: all)")
-    what.add_argument(
-        "--start_image", metavar="FILE", help="enlarge this picture instead of drawing one"
-    )
-    what.add_argument(
-        "--aspect",
-        default=SQUARE,
-        metavar="W:H",
-        help="width to height, one that the stages were trained in (default 1:1)",
-    )
-    what.add_argument("--batch_size", type=int, help="pictures at once")
-    what.add_argument(
-        "--out", default="outputs", metavar="DIR", help="where the pictures go (default outputs)"
-    )
-    how = parser.add_argument_group(
-        "settings (default: from the config)",
-        "for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20)",
-    )
-    for name, (_, about) in OVERRIDES.items():
-        how.add_argument(f"--{name}", help=about)
-    return parser
-
-
-def _sample(flags: argparse.Namespace) -> None:
+def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
+    """Draws and saves what the flags ask for."""
     # What needs no weights is checked first, before seconds go into imports.
-    config = load_config(flags.config) if flags.config else None
     prompts = read_prompts(flags.prompts, flags.prompts_file)
     if not prompts:
-        if flags.start_image is None:
+        if flags.low_res_image is None:
             raise UserError('no prompt is given: add --prompts="..." or --prompts_file=FILE')
         prompts = [""]
     out = Path(flags.out)
@@ -111,29 +87,25 @@ def _sample(flags: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"--out={out} cannot be made: {error.strerror}") from error
 
-    artefact = find_weights(flags.config, config, flags.workdir)
+    artefact = find_weights(config_flag.path(flags), config, flags.workdir, flags.weights)
     stages = None if flags.stages is None else [name.strip() for name in flags.stages.split(",")]
-    settings = {
-        name: config.stages[name].sample
-        for name in artefact.stages
-        if config is not None and name in config.stages
-    }
-    settings = override(flags, artefact.config, settings)
+    settings = override(
+        sampling_flag_values(flags), artefact.config, sampling_settings(config, artefact)
+    )
 
-    from imagen_jax.cli.common import setup_jax
     from imagen_jax.sampling import Cascade
 
-    setup_jax()
+    common.setup_jax()
     _describe(artefact)
-    cascade = Cascade.from_artefact(artefact, text_encoder=flags.text_encoder)
-    chain = cascade.chain(stages, flags.start_image is not None)
+    cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config))
+    chain = cascade.chain(stages, flags.low_res_image is not None)
     start = time.perf_counter()
     result = cascade(
         prompts,
         num_images=flags.num_images,
         seed=flags.seed,
         stages=chain,
-        start_image=flags.start_image,
+        low_res_image=flags.low_res_image,
         aspect=flags.aspect,
         settings={name: settings[name] for name in chain},
         batch_size=flags.batch_size,
@@ -168,98 +140,6 @@ def read_prompts(given: Sequence[str], path: str | None) -> list[str]:
     return prompts
 
 
-def find_weights(
-    config_path: str | None, config: CascadeConfig | None, workdir: str | None
-) -> Artefact:
-    """The weights of a run or, for a config alone, those shipped under its name.
-
-    Raises:
-      UserError: there are none (the message has the command that trains them), or they are of
-        another network than `config` describes.
-    """
-    from imagen_jax.weights import artefact as artefact_lib
-
-    if workdir is not None:
-        artefact = artefact_lib.load(workdir)
-    elif config is None:
-        raise UserError(
-            "give --config=configs/NAME.py (weights that ship with the package: "
-            f"{', '.join(artefact_lib.shipped_names()) or 'none'}) or --workdir=DIR (a run). To "
-            "train one: python train.py --config=configs/NAME.py --workdir=runs/NAME"
-        )
-    else:
-        name = config.name or Path(config_path).stem
-        artefact = artefact_lib.load_shipped(name)
-        if artefact is None:
-            raise UserError(
-                f"no weights ship under the name {name!r} (there are: "
-                f"{', '.join(artefact_lib.shipped_names()) or 'none'}). Train them: python "
-                f"train.py --config={config_path} --workdir=runs/{name}, then sample with "
-                f"--workdir=runs/{name}"
-            )
-    if config is not None:
-        _check_same_network(config, artefact, config_path)
-    return artefact
-
-
-def _check_same_network(config: CascadeConfig, artefact: Artefact, path: str) -> None:
-    for name in artefact.stages:
-        if name not in config.stages:
-            continue
-        mine, theirs = config.stages[name], artefact.config.stages[name]
-        for part in ("resolution", "low_resolution", "model", "diffusion"):
-            if getattr(mine, part) != getattr(theirs, part):
-                raise UserError(
-                    f"{path}: {name}.{part} is not what the weights were trained with "
-                    f"({getattr(theirs, part)}). Train with this config and give its --workdir, "
-                    "or leave out --config"
-                )
-
-
-def override(
-    flags: argparse.Namespace, config: CascadeConfig, settings: dict[str, SampleConfig]
-) -> dict[str, SampleConfig]:
-    """Settings for every stage: from the flags, else from `settings`, else from `config`.
-
-    Raises:
-      UserError: an unknown stage or a value of the wrong type.
-    """
-    merged = {
-        name: settings.get(name, stage.sample) for name, stage in config.ordered_stages().items()
-    }
-    for field, (kind, _) in OVERRIDES.items():
-        text = getattr(flags, field)
-        if text is None:
-            continue
-        for name, value in parse_per_stage(field, text, kind, list(merged)).items():
-            merged[name] = dataclasses.replace(merged[name], **{field: value})
-    return merged
-
-
-def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> dict:
-    """ "5" to {every stage: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
-    if "=" not in text:
-        return dict.fromkeys(stages, _convert(flag, text, kind))
-    values = {}
-    for item in text.split(","):
-        name, _, value = item.partition("=")
-        name = name.strip()
-        if name not in stages:
-            raise UserError(
-                f"--{flag}={text}: there is no stage {name!r}; the stages are {', '.join(stages)}"
-            )
-        values[name] = _convert(flag, value.strip(), kind)
-    return values
-
-
-def _convert(flag: str, text: str, kind: type):
-    try:
-        return kind(text)
-    except ValueError as error:
-        what = {float: "a number", int: "a whole number"}[kind]
-        raise UserError(f"--{flag}: {text!r} is not {what}") from error
-
-
 def _describe(artefact: Artefact) -> None:
     """Prints what the weights are, and warns if they have hardly been trained."""
     from imagen_jax.weights.artefact import few_images, typical_images
@@ -281,4 +161,4 @@ def _describe(artefact: Artefact) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())

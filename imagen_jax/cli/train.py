@@ -1,80 +1,100 @@
-"""The command line of `train.py`."""
+"""Trains the stages of a cascade.
+
+    python train.py --config=configs/shapes.py --workdir=runs/shapes
+    python train.py --config=configs/shapes.py --workdir=runs/shapes --stage=base \\
+        --config.stages.base.train.batch_size=128
+
+Every stage is a run of its own in WORKDIR/STAGE/ and continues from its newest checkpoint.
+"""
 
 from __future__ import annotations
 
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl.flags import DEFINE_bool, DEFINE_integer, DEFINE_string, FlagValues
 from etils import epath
 
-from imagen_jax.cli.common import define_config_flag, load_config_flag, run_command
-from imagen_jax.config import CascadeConfig, flatten
+from imagen_jax.cli import common, config_flag
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig
     from imagen_jax.training.interrupt import StopSignal
 
-define_config_flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; needed unless --dry_run.")
-STAGE = flags.DEFINE_string("stage", None, "Train this stage alone (default: all, in order).")
-INIT_FROM = flags.DEFINE_string(
-    "init_from",
-    None,
-    "Start from these weights: a run's directory, an exported cascade, or a shipped name.",
-)
-PROFILE = flags.DEFINE_string(
-    "profile_steps",
-    None,
-    "FIRST:LAST: trace these steps, counted from 1 at the start of this process, both included; "
-    "the trace goes to WORKDIR/STAGE/profile.",
-)
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the other processes of this TPU pod, SLURM, Open MPI or GKE job."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, on plain machines that are to work together."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Compile, print what would happen, and stop.")
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status, see `common.run`."""
+    return common.run(__doc__, define_flags, train_stages, arguments)
 
 
-def run() -> None:
-    """Entry point."""
-    run_command(main)
+def define_flags(flags: FlagValues) -> None:
+    """Defines the flags of this command."""
+    DEFINE_string(
+        "workdir", None, "Directory of the run. Needed unless --dry_run.", flag_values=flags
+    )
+    DEFINE_string(
+        "stage", None, "Train this stage alone. Default: all, in order.", flag_values=flags
+    )
+    DEFINE_string(
+        "init_from",
+        None,
+        "Start from these weights: the directory of a run, exported weights, or the name of "
+        "weights that ship with the package.",
+        flag_values=flags,
+    )
+    DEFINE_string(
+        "profile_steps",
+        None,
+        "FIRST:LAST: trace these steps, counted from 1 at the start of this process, both "
+        "included. The trace goes to WORKDIR/STAGE/profile.",
+        flag_values=flags,
+    )
+    DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of this TPU pod, SLURM, Open MPI or GKE job.",
+        flag_values=flags,
+    )
+    DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, for several machines without a scheduler.",
+        flag_values=flags,
+    )
+    DEFINE_integer("num_processes", None, "Number of processes.", flag_values=flags)
+    DEFINE_integer("process_id", None, "Number of this process, from 0.", flag_values=flags)
+    DEFINE_bool("dry_run", False, "Compile, print what would happen, and stop.", flag_values=flags)
 
 
-def main(argv: list[str]) -> None:
+def train_stages(flags: FlagValues, config: CascadeConfig | None) -> None:
     """Trains the stages that the flags ask for."""
-    del argv
-    config = load_config_flag()
-    if config is None:
-        raise UserError("--config is needed: one of configs/*.py, or your own")
+    config = config_flag.require(config)
     stages = list(config.ordered_stages())
-    if STAGE.value is not None:
-        if STAGE.value not in stages:
-            raise UserError(f"--stage={STAGE.value} is not one of {', '.join(stages)}")
-        stages = [STAGE.value]
-    if WORKDIR.value is None and not DRY_RUN.value:
+    if flags.stage is not None:
+        if flags.stage not in stages:
+            raise UserError(f"--stage={flags.stage} is not one of {', '.join(stages)}")
+        stages = [flags.stage]
+    if flags.workdir is None and not flags.dry_run:
         raise UserError("--workdir is needed: the directory that the run is written to")
-    if WORKDIR.value is not None:
-        check_workdir(WORKDIR.value)
+    if flags.workdir is not None:
+        check_workdir(flags.workdir)
 
     # Imported here and below, so that --help and wrong flags answer at once.
     from imagen_jax.parallel import distributed
     from imagen_jax.training.interrupt import StopSignal
     from imagen_jax.training.profile import parse_steps
 
-    profile_steps = parse_steps(PROFILE.value)
+    profile_steps = parse_steps(flags.profile_steps)
     distributed.initialize(
-        DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+        flags.distributed, flags.coordinator, flags.num_processes, flags.process_id
     )
     try:
         with StopSignal() as stop, distributed.explain_lost_peer():
-            received = train(config, stages, stop, profile_steps)
+            received = train(flags, config, stages, stop, profile_steps)
     except Exception as error:
         end_one_of_several(error)
         raise
@@ -123,6 +143,7 @@ def end_one_of_several(error: Exception) -> None:
 
 
 def train(
+    flags: FlagValues,
     config: CascadeConfig,
     stages: list[str],
     stop: StopSignal,
@@ -131,63 +152,66 @@ def train(
     """Trains `stages` one after the other; returns the signal that ended it early, if any."""
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
+    from imagen_jax.stage import open_stage
     from imagen_jax.text.embedding_store import open_store
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
     from imagen_jax.weights import artefact
+    from imagen_jax.weights.shipped import load_shipped
 
     setup_jax()
-    check_same_command(config, stages)
+    check_same_command(flags, config, stages)
     if config.data.embeddings:
         dim = open_store(config.data.embeddings, config.text).dim
     else:
         dim = text_dim(config.text)
     weights = None
-    if INIT_FROM.value is not None:
-        weights = artefact.load_shipped(INIT_FROM.value) or artefact.load(INIT_FROM.value)
+    if flags.init_from is not None:
+        weights = load_shipped(flags.init_from) or artefact.load(flags.init_from)
         missing = [name for name in stages if name not in weights.stages]
         if missing:
             raise UserError(
-                f"--init_from={INIT_FROM.value} has no weights of stage {', '.join(missing)}; "
+                f"--init_from={flags.init_from} has no weights of stage {', '.join(missing)}; "
                 f"it has {', '.join(weights.stages)} (choose one with --stage)"
             )
     mesh = encoder = None
     for name in stages:
         # Each stage has the mesh that its size asks for, and the encoder lies on it.
-        size = state_bytes(config.stages[name], dim)
-        if (new := make_mesh(config.mesh, state_bytes=size)) != mesh:
+        stage = open_stage(config, name, dim)
+        new = make_mesh(config.mesh, state_bytes=state_bytes(stage))
+        if new != mesh:
             mesh = new
             if config.data.embeddings:
                 encoder = open_store(config.data.embeddings, config.text, mesh)
             else:
                 encoder = load_encoder(config.text, mesh=mesh)
         received = train_stage(
-            config,
-            name,
-            epath.Path(WORKDIR.value or "."),
+            stage,
+            epath.Path(flags.workdir or "."),
             encoder,
             mesh,
             stop,
             init_from=weights,
             profile_steps=profile_steps,
-            dry_run=DRY_RUN.value,
+            dry_run=flags.dry_run,
         )
         if received is not None:
             return received
     return None
 
 
-def check_same_command(config: CascadeConfig, stages: list[str]) -> None:
+def check_same_command(flags: FlagValues, config: CascadeConfig, stages: list[str]) -> None:
     """Raises UserError unless all processes were started with the same flags."""
+    from imagen_jax.config import flatten
     from imagen_jax.parallel.agreement import Agreement
 
     command = flatten(config) | {
         "--stage": stages,
-        "--workdir": WORKDIR.value,
-        "--init_from": INIT_FROM.value,
-        "--dry_run": DRY_RUN.value,
-        "--profile_steps": PROFILE.value,
+        "--workdir": flags.workdir,
+        "--init_from": flags.init_from,
+        "--dry_run": flags.dry_run,
+        "--profile_steps": flags.profile_steps,
     }
     commands = Agreement().gather(command)
     for process, other in enumerate(commands):
@@ -196,3 +220,7 @@ def check_same_command(config: CascadeConfig, stages: list[str]) -> None:
                 f"process {process} was started with other settings than process 0: "
                 f"{', '.join(differing[:5])}; give all processes the same command"
             )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
-from imagen_jax.config.settings import CascadeConfig, ModelConfig
+from imagen_jax.config.stage import StageConfig
 from imagen_jax.errors import UserError
 
 SQUARE = "1:1"
-# How far rounding to whole strides may take a shape from what was asked for, as factors.
-_MOST_ASPECT = 1.25
-_MOST_AREA = 1.5
-
-
-def level_stride(config: ModelConfig, level: int) -> int:
-    """The factor between the resolution of the picture and that of a level."""
-    if config.kind == "unet":
-        return config.patch_size * 2**level
-    return config.patch_size * math.prod(config.strides[: level + 1])
-
-
-def total_stride(config: ModelConfig) -> int:
-    """The factor between the resolution of the picture and the network's lowest."""
-    return level_stride(config, len(config.channels) - 1)
+# How far rounding to whole strides may move a shape from the requested one, as factors.
+MAX_ASPECT_CHANGE = 1.25
+MAX_AREA_CHANGE = 1.5
 
 
 def parse_aspect(text: str, what: str) -> tuple[int, int]:
@@ -38,38 +27,37 @@ def parse_aspect(text: str, what: str) -> tuple[int, int]:
     return width // divisor, height // divisor
 
 
-def shape_unit(config: CascadeConfig) -> int:
+def shape_unit(stages: Sequence[StageConfig]) -> int:
     """What the sides of the first stage's pictures must be multiples of for every stage to run."""
-    stages = list(config.ordered_stages().values())
     units = []
     for stage in stages:
         enlarged = stage.resolution // stages[0].resolution
-        stride = total_stride(stage.model)
+        stride = stage.model.total_stride
         units.append(stride // math.gcd(stride, enlarged))
     return math.lcm(*units)
 
 
-def stage_shapes(config: CascadeConfig, name: str) -> dict[str, tuple[int, int]]:
-    """The shapes (H, W) that a stage is trained in, by aspect ratio as "width:height".
+def bucket_shapes(
+    stages: Sequence[StageConfig], aspects: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """The shapes (H, W) of the first stage's pictures, by aspect ratio as "width:height".
 
-    Without buckets the square alone. With them each has about as many pixels as the square, and
-    every stage's shape is that of the first stage, enlarged: sides are multiples of all that the
-    networks divide them by.
+    Each has about as many pixels as the square. Sides are multiples of all that the networks divide
+    them by; the other stages' shapes are these, enlarged.
+
+    Args:
+      stages: from the lowest resolution to the highest.
+      aspects: `data.aspect_buckets`.
 
     Raises:
-      UserError: buckets that no shape fits, two with the same shape, or none for the square.
+      UserError: a bucket that no shape fits, two with the same shape, or none for the square.
     """
-    resolution = config.stages[name].resolution
-    aspects = config.data.aspect_buckets
-    if not aspects:
-        return {SQUARE: (resolution, resolution)}
-    what = "config.data.aspect_buckets"
-    first = next(iter(config.ordered_stages().values())).resolution
-    unit = shape_unit(config)
-    if not unit or first % unit:
+    what = "data.aspect_buckets"
+    first, unit = stages[0].resolution, shape_unit(stages)
+    if first % unit:
         raise UserError(
-            f"{what}: the first stage's resolution {first} is not a multiple of {unit}, which the "
-            "strides of the stages ask for: change the resolution or the number of levels"
+            f"{what}: the first stage's resolution {first} is not a multiple of {unit}, as the "
+            "strides of the stages need: change the resolution or the number of levels"
         )
     shapes: dict[str, tuple[int, int]] = {}
     for text in aspects:
@@ -78,8 +66,8 @@ def stage_shapes(config: CascadeConfig, name: str) -> dict[str, tuple[int, int]]
             max(1, round(first * math.sqrt(ratio) / unit)) * unit
             for ratio in (down / across, across / down)
         )
-        if _factor(width * down, height * across) > _MOST_ASPECT or (
-            _factor(width * height, first * first) > _MOST_AREA
+        if _ratio(width * down, height * across) > MAX_ASPECT_CHANGE or (
+            _ratio(width * height, first * first) > MAX_AREA_CHANGE
         ):
             raise UserError(
                 f"{what}: {text} has no shape near {first}x{first} whose sides are multiples of "
@@ -95,12 +83,11 @@ def stage_shapes(config: CascadeConfig, name: str) -> dict[str, tuple[int, int]]
         shapes[aspect] = (height, width)
     if SQUARE not in shapes:
         raise UserError(
-            f"{what}={aspects} lacks {SQUARE!r}: add it, samples are square unless you say "
-            "otherwise (no picture need be in it)"
+            f"{what}={tuple(aspects)} lacks {SQUARE!r}: add it, samples are square by default (the "
+            "bucket may stay empty)"
         )
-    enlarged = resolution // first
-    return {aspect: (h * enlarged, w * enlarged) for aspect, (h, w) in shapes.items()}
+    return shapes
 
 
-def _factor(a: float, b: float) -> float:
+def _ratio(a: float, b: float) -> float:
     return max(a, b) / min(a, b)

@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from imagen_jax.config import SQUARE, CascadeConfig, stage_shapes
+from imagen_jax.config import SQUARE, CascadeConfig
 from imagen_jax.data.interleave import nth_batch
 from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.picture_sizes import load_sizes
@@ -116,7 +116,7 @@ def load_stage_source(config: CascadeConfig, name: str, split: str) -> Source:
     source = load_source(config.data, split, config.stages[name].resolution)
     if not config.data.aspect_buckets or not len(source):
         return source
-    return in_buckets(source, stage_shapes(config, name))
+    return in_buckets(source, config.shapes(name))
 
 
 def in_buckets(source: Source, shapes: Mapping[str, tuple[int, int]]) -> BucketedSource:

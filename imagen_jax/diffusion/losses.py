@@ -1,87 +1,133 @@
 """The denoising loss and its weightings.
 
-The paper's loss (App. A, eq. 4) is the squared error in eps space: prediction "eps", weighting
-"none". Weightings other than "none" are defined as a factor on the eps error and converted, so
-that networks of different types that imply the same x_hat have the same loss.
+The paper's loss (App. A, eq. 4) is the squared error in eps space: prediction "eps", `Unweighted`.
+The other weightings are a factor on the eps error. It is converted to the network's prediction
+type, so that networks of different types that imply the same x_hat have the same loss.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.config import DiffusionConfig
-from imagen_jax.diffusion.process import target
-from imagen_jax.errors import UserError
+from imagen_jax.checks import check_positive, check_unit_interval
+from imagen_jax.diffusion.process import check_prediction, target
 
 Array = jax.Array
 
 
+@dataclasses.dataclass(frozen=True)
+class Unweighted:
+    """The mean squared error of the network's own target."""
+
+    kind: ClassVar[str] = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class MinSNR:
+    """min(SNR, gamma)^power / SNR on the eps error (Hang et al. 2023, where power is 1).
+
+    With power 1/2 and a large gamma it is the debiased loss of Yu et al. (2023).
+
+    Attributes:
+      gamma: positive.
+      power: in [0, 1].
+
+    Raises:
+      UserError: a value outside its range.
+    """
+
+    kind: ClassVar[str] = "min_snr"
+
+    gamma: float = 5.0
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("gamma", self.gamma)
+        check_unit_interval("power", self.power)
+
+    def log_weight(self, logsnr: Array) -> Array:
+        """`[B]` float32, the logarithm of the factor on the eps error."""
+        log_weight = self.power * jnp.minimum(math.log(self.gamma), logsnr)
+        log_weight -= logsnr
+        return log_weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid:
+    """sigmoid(bias - logsnr) on the eps error (Kingma and Gao 2023, Hoogeboom et al. 2024)."""
+
+    kind: ClassVar[str] = "sigmoid"
+
+    bias: float = 0.0
+
+    def log_weight(self, logsnr: Array) -> Array:
+        """`[B]` float32, the logarithm of the factor on the eps error."""
+        return jax.nn.log_sigmoid(self.bias - logsnr)
+
+
+# Those that a config may name by their `kind`.
+WEIGHTINGS = (Unweighted, MinSNR, Sigmoid)
+Weighting = Unweighted | MinSNR | Sigmoid
+
+
 def loss_per_example(
-    prediction: Array, x: Array, eps: Array, logsnr: Array, config: DiffusionConfig
+    answer: Array,
+    x: Array,
+    eps: Array,
+    logsnr: Array,
+    prediction: str,
+    weighting: Weighting = Unweighted(),
 ) -> Array:
     """The weighted squared error of each example, averaged over H, W and C.
 
     Args:
-      prediction: `[B, H, W, C]`, the network's output of type `config.prediction` (any float
-        dtype; the loss is computed in float32).
+      answer: `[B, H, W, C]`, the network's output of type `prediction` (any float dtype; the loss
+        is computed in float32).
       x, eps: `[B, H, W, C]` float32, the clean picture and the noise on it.
       logsnr: `[B]` float32.
-      config: prediction type and weighting.
+      prediction: "eps", "v" or "x".
+      weighting: one of `WEIGHTINGS`.
 
     Returns:
       `[B]` float32.
 
     Raises:
-      UserError: unknown prediction type or weighting.
+      UserError: unknown prediction type.
     """
-    error = prediction.astype(jnp.float32) - target(x, eps, logsnr, config.prediction)
-    return loss_weight(logsnr, config) * jnp.mean(jnp.square(error), axis=(1, 2, 3))
+    error = answer.astype(jnp.float32) - target(x, eps, logsnr, prediction)
+    weight = loss_weight(logsnr, prediction, weighting)
+    return weight * jnp.mean(jnp.square(error), axis=(1, 2, 3))
 
 
-def loss_weight(logsnr: Array, config: DiffusionConfig) -> Array:
+def loss_weight(logsnr: Array, prediction: str, weighting: Weighting) -> Array:
     """The factor on the mean squared error of the network's own target.
 
-    On the eps error: 1 for "none"; min(SNR, gamma)^p / SNR for "min_snr" (Hang et al. 2023, where
-    p is 1; with p = 1/2 and no gamma it is the debiased loss of Yu et al. 2023); sigmoid(b -
-    logsnr) for "sigmoid" (Kingma and Gao 2023, Hoogeboom et al. 2024). The eps error is SNR times
-    the x error and alpha^2 = SNR / (1 + SNR) times the v error.
+    The eps error is SNR times the x error and alpha^2 = SNR / (1 + SNR) times the v error.
 
     Args:
       logsnr: `[B]` float32.
-      config: prediction type and weighting.
+      prediction: "eps", "v" or "x".
+      weighting: one of `WEIGHTINGS`.
 
     Returns:
       `[B]` float32.
 
     Raises:
-      UserError: unknown prediction type or weighting, a gamma that is not positive, or a power
-        that is not in [0, 1].
+      UserError: unknown prediction type.
     """
-    if config.loss_weighting == "none":
+    check_prediction(prediction)
+    if isinstance(weighting, Unweighted):
         return jnp.ones_like(logsnr)
-    if config.loss_weighting == "min_snr":
-        if config.min_snr_gamma <= 0:
-            raise UserError(f"min_snr_gamma is {config.min_snr_gamma}: it must be positive.")
-        if not 0.0 <= config.min_snr_power <= 1.0:
-            raise UserError(f"min_snr_power is {config.min_snr_power}: it must be in [0, 1].")
-        log_weight = config.min_snr_power * jnp.minimum(math.log(config.min_snr_gamma), logsnr)
-        log_weight -= logsnr
-    elif config.loss_weighting == "sigmoid":
-        log_weight = jax.nn.log_sigmoid(config.sigmoid_bias - logsnr)
-    else:
-        raise UserError(
-            f"Unknown loss weighting '{config.loss_weighting}': choose none, min_snr or sigmoid."
-        )
-    # In logarithms, so that no intermediate under- or overflows at logsnr = +-20.
-    if config.prediction == "eps":
+    # In logarithms, so that no intermediate result under- or overflows at logsnr = +-20.
+    if prediction == "eps":
         log_conversion = jnp.zeros_like(logsnr)
-    elif config.prediction == "v":
+    elif prediction == "v":
         log_conversion = jax.nn.log_sigmoid(logsnr)
-    elif config.prediction == "x":
-        log_conversion = logsnr
     else:
-        raise UserError(f"Unknown prediction type '{config.prediction}': choose eps, v or x.")
-    return jnp.exp(log_weight + log_conversion)
+        log_conversion = logsnr
+    return jnp.exp(weighting.log_weight(logsnr) + log_conversion)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from imagen_jax.checks import check_choice
 from imagen_jax.diffusion.schedules import alpha_sigma
-from imagen_jax.errors import UserError
 
 Array = jax.Array
+
+# What a network may predict.
+PREDICTIONS = ("eps", "v", "x")
 
 
 def expand(value: Array, ndim: int) -> Array:
@@ -72,7 +75,7 @@ def target(x: Array, eps: Array, logsnr: Array, kind: str) -> Array:
     Raises:
       UserError: unknown `kind`.
     """
-    _check_kind(kind)
+    check_prediction(kind)
     if kind == "x":
         return x
     if kind == "eps":
@@ -95,7 +98,7 @@ def predict_x(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
     Raises:
       UserError: unknown `kind`.
     """
-    _check_kind(kind)
+    check_prediction(kind)
     if kind == "x":
         return prediction
     alpha, sigma = alpha_sigma(expand(logsnr, z.ndim))
@@ -106,7 +109,7 @@ def predict_x(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
 
 def predict_eps(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
     """The noise that a prediction of type `kind` implies at `z`; arguments as in `predict_x`."""
-    _check_kind(kind)
+    check_prediction(kind)
     if kind == "eps":
         return prediction
     alpha, sigma = alpha_sigma(expand(logsnr, z.ndim))
@@ -117,7 +120,7 @@ def predict_eps(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
 
 def predict_v(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
     """The v that a prediction of type `kind` implies at `z`; arguments as in `predict_x`."""
-    _check_kind(kind)
+    check_prediction(kind)
     if kind == "v":
         return prediction
     alpha, sigma = alpha_sigma(expand(logsnr, z.ndim))
@@ -126,6 +129,6 @@ def predict_v(prediction: Array, z: Array, logsnr: Array, kind: str) -> Array:
     return (prediction - sigma * z) / alpha
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in ("x", "eps", "v"):
-        raise UserError(f"Unknown prediction type '{kind}': choose eps, v or x.")
+def check_prediction(kind: str) -> None:
+    """Raises UserError unless `kind` is a prediction type."""
+    check_choice("prediction", kind, PREDICTIONS)

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.config import DiffusionConfig
+from imagen_jax.checks import check_positive
 from imagen_jax.errors import UserError
 
 Array = jax.Array
@@ -96,41 +98,97 @@ def logsnr_normal(t: Array, mean: float, std: float) -> Array:
     return _clip(mean - std * jax.scipy.special.ndtri(t))
 
 
-def make_schedule(config: DiffusionConfig, resolution: int) -> Schedule:
-    """The function t -> logsnr that `config` names, for pictures of side `resolution`.
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """The cosine schedule, see `logsnr_cosine`; the same for pictures of every size."""
 
-    Raises:
-      UserError: unknown `config.schedule`, or a resolution that is not positive.
-    """
-    if config.schedule == "cosine":
+    kind: ClassVar[str] = "cosine"
+
+    def at(self, resolution: int) -> Schedule:
+        """The function t -> logsnr for pictures of side `resolution`."""
+        del resolution
         return logsnr_cosine
-    if config.schedule == "linear":
-        return logsnr_linear
-    if config.schedule == "shifted_cosine":
-        if resolution <= 0 or config.shift_resolution <= 0:
-            raise UserError(
-                f"A shifted cosine schedule needs positive resolutions, not resolution "
-                f"{resolution} and shift_resolution {config.shift_resolution}."
-            )
-        return functools.partial(
-            logsnr_shifted_cosine, resolution=resolution, reference=config.shift_resolution
-        )
-    raise UserError(
-        f"Unknown schedule '{config.schedule}': choose cosine, shifted_cosine or linear."
-    )
 
 
-def make_train_levels(config: DiffusionConfig, resolution: int) -> Schedule:
-    """The function from a uniform time to the logsnr of a training example.
+@dataclasses.dataclass(frozen=True)
+class ShiftedCosine:
+    """The cosine schedule shifted by the resolution, see `logsnr_shifted_cosine`.
+
+    Attributes:
+      reference: side of the pictures for which the plain cosine schedule is right.
 
     Raises:
-      UserError: unknown `config.train_levels`, or as `make_schedule`.
+      UserError: `reference` is not positive.
     """
-    if config.train_levels == "schedule":
-        return make_schedule(config, resolution)
-    if config.train_levels == "normal":
-        return functools.partial(logsnr_normal, mean=config.logsnr_mean, std=config.logsnr_std)
-    raise UserError(f"Unknown train_levels '{config.train_levels}': choose schedule or normal.")
+
+    kind: ClassVar[str] = "shifted_cosine"
+
+    reference: int = 64
+
+    def __post_init__(self) -> None:
+        check_positive("reference", self.reference)
+
+    def at(self, resolution: int) -> Schedule:
+        """The function t -> logsnr for pictures of side `resolution`."""
+        return functools.partial(
+            logsnr_shifted_cosine, resolution=resolution, reference=self.reference
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Linear betas, see `logsnr_linear`; the same for pictures of every size."""
+
+    kind: ClassVar[str] = "linear"
+
+    def at(self, resolution: int) -> Schedule:
+        """The function t -> logsnr for pictures of side `resolution`."""
+        del resolution
+        return logsnr_linear
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleLevels:
+    """Noise levels of training examples: those of the sampling schedule at uniform times."""
+
+    kind: ClassVar[str] = "schedule"
+
+    def at(self, schedule: Schedule) -> Schedule:
+        """The function from a uniform time to the logsnr of a training example."""
+        return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalLevels:
+    """Noise levels of training examples: a normal distribution, see `logsnr_normal`.
+
+    Attributes:
+      mean: of the log-SNR, between -20 and 20.
+      std: of the log-SNR, positive.
+
+    Raises:
+      UserError: a value outside its range.
+    """
+
+    kind: ClassVar[str] = "normal"
+
+    mean: float = 0.0
+    std: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not abs(self.mean) < LOGSNR_MAX:
+            raise UserError(f"mean={self.mean} must be between -{LOGSNR_MAX:g} and {LOGSNR_MAX:g}")
+        check_positive("std", self.std)
+
+    def at(self, schedule: Schedule) -> Schedule:
+        """The function from a uniform time to the logsnr of a training example."""
+        del schedule
+        return functools.partial(logsnr_normal, mean=self.mean, std=self.std)
+
+
+# Those that a config may name by their `kind`.
+SCHEDULES = (Cosine, ShiftedCosine, Linear)
+TRAIN_LEVELS = (ScheduleLevels, NormalLevels)
 
 
 def alpha_sigma(logsnr: Array) -> tuple[Array, Array]:

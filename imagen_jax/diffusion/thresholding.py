@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -13,40 +16,71 @@ _LARGEST_INT = 0x7FFFFFFF
 _INFINITY_BITS = 0x7F800000
 
 
-def threshold(
-    x_hat: Array, kind: str, percentile: Array | float = 99.5, cap: Array | float = 0.0
-) -> Array:
-    """Brings x_hat back to the range of images before a sampler uses it.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoThreshold:
+    """x_hat as it is."""
 
-    "none" returns x_hat; "static" clips it to [-1, 1]; "dynamic" takes s, the percentile of
-    abs(x_hat) of each image, at least 1 and at most `cap`, and returns clip(x_hat, -s, s) / s.
+    kind: ClassVar[str] = "none"
 
-    Args:
-      x_hat: `[B, H, W, C]` float32.
-      kind: "none", "static" or "dynamic".
-      percentile: in percent, in (1, 100]; may be traced.
-      cap: upper bound of s, at least 1; 0 for none; may be traced.
+    def __call__(self, x_hat: Array) -> Array:
+        """`[B, H, W, C]` float32, unchanged."""
+        return x_hat
 
-    Returns:
-      `[B, H, W, C]` float32, in [-1, 1] unless `kind` is "none".
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StaticThreshold:
+    """Clips x_hat to [-1, 1]."""
+
+    kind: ClassVar[str] = "static"
+
+    def __call__(self, x_hat: Array) -> Array:
+        """`[B, H, W, C]` float32, in [-1, 1]."""
+        return jnp.clip(x_hat, -1.0, 1.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DynamicThreshold:
+    """clip(x_hat, -s, s) / s, where s is a percentile of abs(x_hat) of each picture, at least 1.
+
+    Attributes:
+      percentile: in percent, in (1, 100]; the paper's is 99.5.
+      cap: upper bound of s, at least 1; 0 for none.
 
     Raises:
-      UserError: unknown `kind`; a `percentile` or `cap` outside its range (Python numbers only:
-        the value of a traced one is not known here).
+      UserError: a value outside its range. (The range of a traced value is not checked.)
     """
-    if kind == "none":
-        return x_hat
-    if kind == "static":
-        return jnp.clip(x_hat, -1.0, 1.0)
-    if kind != "dynamic":
-        raise UserError(f"Unknown threshold '{kind}': choose none, static or dynamic.")
-    _check_settings(percentile, cap)
-    magnitude = jnp.abs(x_hat).reshape(x_hat.shape[0], -1)
-    # Fig. A.31 prints jnp.max(s, 1.0), which would take a maximum over axis 1.
-    s = jnp.maximum(percentile_of_magnitude(magnitude, percentile), 1.0)
-    s = jnp.where(jnp.asarray(cap) > 0.0, jnp.minimum(s, cap), s)
-    s = s.reshape((-1,) + (1,) * (x_hat.ndim - 1))
-    return jnp.clip(x_hat, -s, s) / s
+
+    kind: ClassVar[str] = "dynamic"
+
+    percentile: float = 99.5
+    cap: float = 0.0
+
+    def __post_init__(self) -> None:
+        percentile, cap = self.percentile, self.cap
+        if isinstance(percentile, (int, float)) and not 1.0 < percentile <= 100.0:
+            raise UserError(
+                f"percentile={percentile} must be in (1, 100]: it is in percent, so the paper's "
+                "value is 99.5, not 0.995"
+            )
+        if isinstance(cap, (int, float)) and cap != 0.0 and not cap >= 1.0:
+            raise UserError(f"cap={cap} must be at least 1, or 0 for no cap")
+
+    def __call__(self, x_hat: Array) -> Array:
+        """`[B, H, W, C]` float32, in [-1, 1]."""
+        magnitude = jnp.abs(x_hat).reshape(x_hat.shape[0], -1)
+        # Fig. A.31 prints jnp.max(s, 1.0), which would take a maximum over axis 1.
+        s = jnp.maximum(percentile_of_magnitude(magnitude, self.percentile), 1.0)
+        s = jnp.where(jnp.asarray(self.cap) > 0.0, jnp.minimum(s, self.cap), s)
+        s = s.reshape((-1,) + (1,) * (x_hat.ndim - 1))
+        return jnp.clip(x_hat, -s, s) / s
+
+
+# Those that a config may name by their `kind`.
+THRESHOLDS = (NoThreshold, StaticThreshold, DynamicThreshold)
+Threshold = NoThreshold | StaticThreshold | DynamicThreshold
 
 
 @jax.jit
@@ -92,15 +126,3 @@ def percentile_of_magnitude(magnitude: Array, percentile: Array | float) -> Arra
     )
     has_nan = jnp.max(bits, axis=1) > _INFINITY_BITS
     return jnp.where(has_nan, jnp.nan, value)
-
-
-def _check_settings(percentile: Array | float, cap: Array | float) -> None:
-    if isinstance(percentile, (int, float)) and not 1.0 < percentile <= 100.0:
-        raise UserError(
-            f"The percentile of dynamic thresholding is {percentile}: it is in percent and must be "
-            "in (1, 100]. Write 99.5, not 0.995."
-        )
-    if isinstance(cap, (int, float)) and cap != 0.0 and not cap >= 1.0:
-        raise UserError(
-            f"The cap of dynamic thresholding is {cap}: it must be at least 1, or 0 for no cap."
-        )

@@ -100,7 +100,7 @@ def draw(cascade: Cascade, jobs: Sequence[Job], progress: Callable[[int], None])
     drawn = 0
     for job in jobs:
         job.folder.path.mkdir(parents=True, exist_ok=True)
-        settings = make_settings(job.sampling, job.stage)
+        settings = make_settings(job.sampling)
         for rows in job.missing():
             prompts = [job.prompts[row] for row in rows]
             pictures = cascade.draw_batch(

@@ -24,7 +24,7 @@ from typing import Any
 
 from etils import epath
 
-from imagen_jax.config import DataConfig, SampleConfig, StageConfig
+from imagen_jax.config import DataConfig, SampleConfig, StageConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
 from imagen_jax.evaluation.drawing import (
@@ -138,7 +138,7 @@ def _settings(
             name: {
                 "weights_sha256": cascade.artefact.stages[name].sha256,
                 "batch_size": request.batch_size or cascade.default_batch_size(name),
-                "sampling": dataclasses.asdict(request.sampling[name]),
+                "sampling": to_json_dict(request.sampling[name]),
             }
             for name in pictures.stages
         },

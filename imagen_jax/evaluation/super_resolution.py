@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.diffusion import augmentation
+from imagen_jax.diffusion import resize
 from imagen_jax.types import normalize_image, to_uint8
 
 # PSNR of equal pictures, instead of infinity. Rounding to 8 bits alone gives 59 dB.
@@ -46,13 +46,13 @@ def fidelity(picture: np.ndarray, low_res: np.ndarray) -> Fidelity:
 def reduce(picture: np.ndarray, side: int) -> np.ndarray:
     """Reduces a true picture `[H, W, 3]` uint8 as in training, to `[side, side, 3]` uint8."""
     x = normalize_image(jnp.asarray(picture[None]))
-    return np.asarray(to_uint8(augmentation.downsample(x, picture.shape[0] // side)))[0]
+    return np.asarray(to_uint8(resize.downsample(x, picture.shape[0] // side)))[0]
 
 
 def enlarge(low_res: np.ndarray, side: int) -> np.ndarray:
     """Bilinear enlargement to `[side, side, 3]` uint8, the baseline of super-resolution."""
     x = normalize_image(jnp.asarray(low_res[None]))
-    return np.asarray(to_uint8(augmentation.upsample(x, side // low_res.shape[0])))[0]
+    return np.asarray(to_uint8(resize.upsample(x, side // low_res.shape[0])))[0]
 
 
 def summarize(measured: Sequence[Fidelity]) -> dict[str, object]:

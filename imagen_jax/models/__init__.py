@@ -1,19 +1,21 @@
 """Flax Linen networks: they know (z, logsnr, text, low_res, aug_level), not diffusion."""
 
-from imagen_jax.models.build import (
-    apply_model,
-    build_model,
-    init_params,
-    project_text,
-    total_stride,
-)
+from imagen_jax.models.build import apply_network, init_params, project_text
+from imagen_jax.models.efficient_unet import EfficientUNetConfig
+from imagen_jax.models.network import NetworkConfig
 from imagen_jax.models.text_projection import TextFeatures
+from imagen_jax.models.unet import UNetConfig
+
+# Those that a config may name by their `kind`.
+NETWORKS = (UNetConfig, EfficientUNetConfig)
 
 __all__ = [
+    "NETWORKS",
+    "EfficientUNetConfig",
+    "NetworkConfig",
     "TextFeatures",
-    "apply_model",
-    "build_model",
+    "UNetConfig",
+    "apply_network",
     "init_params",
     "project_text",
-    "total_stride",
 ]

@@ -2,42 +2,74 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.config import ModelConfig
+from imagen_jax.checks import check_at_least
+from imagen_jax.errors import UserError
 from imagen_jax.models.attention import attend
-from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
+from imagen_jax.models.ends import embed_levels, head, stem
 from imagen_jax.models.layers import (
-    FLOAT32,
     RSQRT2,
-    GroupNorm,
-    InputSkip,
     ResBlock,
     conv3x3,
     fold,
-    remat_of,
     run_stacked,
     upsample_nearest,
 )
+from imagen_jax.models.network import NetworkConfig
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
 
 
-def text_layers(config: ModelConfig) -> tuple[TextLayer, ...]:
-    """The attention layers that see the text: one a level on either side."""
-    return tuple(
-        TextLayer(f"{side}_{i}", config.attention_expansion * width, config.head_dim)
-        for side in ("down", "up")
-        for i, width in enumerate(config.channels)
-        if config.text_attention[i] != "none"
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EfficientUNetConfig(NetworkConfig):
+    """Settings of the Efficient U-Net, which has as many blocks on the way up as on the way down.
+
+    Attributes:
+      strides: down-sampling factor at the start of each level, 1 or 2.
+      stem_channels: width of the first convolution (0: that of the first level).
+
+    Raises:
+      UserError: see `NetworkConfig`.
+    """
+
+    kind: ClassVar[str] = "efficient_unet"
+
+    strides: tuple[int, ...] = (2, 2, 2)
+    stem_channels: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_per_level("strides")
+        if not set(self.strides) <= {1, 2}:
+            raise UserError(f"strides={self.strides} must be 1 or 2 each")
+        check_at_least("stem_channels", self.stem_channels, 0)
+
+    def level_stride(self, level: int) -> int:
+        return self.patch_size * math.prod(self.strides[: level + 1])
+
+    def text_layers(self) -> tuple[TextLayer, ...]:
+        """One a level on either side."""
+        return tuple(
+            TextLayer(f"{side}_{i}", self.attention_expansion * width, self.head_dim)
+            for side in ("down", "up")
+            for i, width in enumerate(self.channels)
+            if self.text_attention[i] != "none"
+        )
+
+    def make_network(self, *, low_res: bool, text_dim: int) -> EfficientUNet:
+        return EfficientUNet(self, low_res=low_res, text_dim=text_dim)
 
 
 class EfficientLevel(nn.Module):
     """The residual blocks of a DBlock or UBlock (Fig. A.28, A.29), then its attention."""
 
-    config: ModelConfig
+    config: EfficientUNetConfig
     level: int
     dtype: jnp.dtype
 
@@ -55,7 +87,7 @@ class EfficientLevel(nn.Module):
             return block.init(key, h, embedding)["params"]
 
         no_inputs = [None] * config.num_res_blocks[self.level]
-        remat = remat_of(config, self.level)
+        remat = config.remat_of(self.level)
         h, _ = run_stacked(
             self, "blocks", body, init, h, no_inputs, scan=config.scan_blocks, remat=remat
         )
@@ -74,15 +106,14 @@ class EfficientLevel(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """Predicts from a noisy picture; see `imagen_jax.models.build_model`.
+    """Predicts from a noisy picture; see `EfficientUNetConfig`.
 
     Stem at full resolution; each level first down-samples (strided convolution) and then runs its
     blocks; on the way up it joins its skip, runs as many blocks and up-samples last. All skips are
     joined by (h + skip) / sqrt(2), so that all blocks of a level are equal.
     """
 
-    config: ModelConfig
-    resolution: int
+    config: EfficientUNetConfig
     low_res: bool
     text_dim: int
 
@@ -100,15 +131,9 @@ class EfficientUNet(nn.Module):
         dtype = jnp.dtype(config.dtype)
         widths = config.channels
         stem_width = config.stem_channels or widths[0]
-        embed_dim = config.embed_dim or 4 * widths[0]
-        embedding = LevelEmbedding(widths[0], embed_dim, name="time_embedding")(inv_cos(logsnr))
-        embedding = embedding + features.pooled
-        if self.low_res:
-            embed_aug = LevelEmbedding(widths[0], embed_dim, name="aug_embedding")
-            embedding = embedding + embed_aug(aug_level)
-            z = jnp.concatenate([z, low_res], axis=-1)
-
-        h = conv3x3(stem_width, dtype, "stem")(z.astype(dtype))
+        embedding = embed_levels(config, logsnr, features, aug_level if self.low_res else None)
+        inputs = jnp.concatenate([z, low_res], axis=-1) if self.low_res else z
+        h = stem(stem_width, dtype, inputs)
         skips = [h]
         for i, width in enumerate(widths):
             stride = config.strides[i]
@@ -126,8 +151,4 @@ class EfficientUNet(nn.Module):
                 h = upsample_nearest(h)
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
         h = (h + skips.pop()) * RSQRT2
-        h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
-        if config.input_skip:
-            answer = InputSkip(name="input_skip")(answer, z, embedding)
-        return answer
+        return head(config, h, inputs, embedding)

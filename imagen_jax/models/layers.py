@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from imagen_jax.config import ModelConfig
 from imagen_jax.models.batch_axis import Conv, Dense, shard_over_batch
 from imagen_jax.models.initialization import fan_in_std
 from imagen_jax.types import Array
@@ -32,11 +31,6 @@ POLICIES = {
 def save_for_backward(x: Array) -> Array:
     """Marks the result of a convolution or of attention, which is expensive to recompute."""
     return checkpoint_name(x, SAVED_BY_CONVS)
-
-
-def remat_of(config: ModelConfig, level: int) -> str:
-    """The rematerialisation of a level: "none", "full" or "convs"."""
-    return config.remat[level] if config.remat else ("full" if config.scan_blocks else "none")
 
 
 def conv3x3(
@@ -230,7 +224,7 @@ def run_stacked(
       h: the input of the first block.
       inputs: a further input of each block, all of one structure.
       scan: scan instead of unrolling.
-      remat: see `remat_of`; applied to each block separately.
+      remat: see `NetworkConfig.remat_of`; applied to each block separately.
 
     Returns:
       The output of the last block and the list of all outputs.

@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.config import ModelConfig
 from imagen_jax.models.attention import attend
-from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
-from imagen_jax.models.layers import (
-    FLOAT32,
-    POLICIES,
-    GroupNorm,
-    InputSkip,
-    ResBlock,
-    conv3x3,
-    fold,
-    remat_of,
-    run_stacked,
-)
+from imagen_jax.models.ends import embed_levels, head, stem
+from imagen_jax.models.layers import POLICIES, ResBlock, fold, run_stacked
+from imagen_jax.models.network import NetworkConfig
 from imagen_jax.models.text_projection import TextFeatures, TextLayer
 from imagen_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(NetworkConfig):
+    """Settings of the base U-Net, which has one block more a level on the way up than down (ADM).
+
+    A level that attends does so after every residual block. The levels are joined by residual
+    down- and up-sampling blocks. The lowest resolution always attends, in the middle.
+
+    Raises:
+      UserError: see `NetworkConfig`.
+    """
+
+    kind: ClassVar[str] = "unet"
+
+    def level_stride(self, level: int) -> int:
+        return self.patch_size * 2**level
+
+    def attends(self, level: int) -> bool:
+        return self.self_attention[level] or level == self.num_levels - 1
+
+    def text_layers(self) -> tuple[TextLayer, ...]:
+        """Grouped as their blocks are."""
+        layers = []
+        for level, groups in _level_groups(self).items():
+            i = int(level.rpartition("_")[2])
+            if self.text_attention[i] == "none":
+                continue
+            width = self.attention_expansion * self.channels[i]
+            for name, count in groups:
+                stack = count if name == "blocks" else 0
+                layers.append(TextLayer(f"{level}_{name}", width, self.head_dim, stack))
+        if self.text_attention[-1] != "none":
+            width = self.attention_expansion * self.channels[-1]
+            layers.append(TextLayer("middle", width, self.head_dim))
+        return tuple(layers)
+
+    def make_network(self, *, low_res: bool, text_dim: int) -> UNet:
+        return UNet(self, low_res=low_res, text_dim=text_dim)
 
 
 def block_groups(h_width: int, skip_widths: list[int], width: int) -> list[tuple[str, int]]:
@@ -44,7 +75,7 @@ def block_groups(h_width: int, skip_widths: list[int], width: int) -> list[tuple
     return [(name, count) for name, count in groups if count]
 
 
-def _level_groups(config: ModelConfig) -> dict[str, list[tuple[str, int]]]:
+def _level_groups(config: UNetConfig) -> dict[str, list[tuple[str, int]]]:
     """The groups of every level in the order of the forward pass."""
     widths, groups = config.channels, {}
     before = (widths[0], *widths[:-1])
@@ -57,27 +88,10 @@ def _level_groups(config: ModelConfig) -> dict[str, list[tuple[str, int]]]:
     return groups
 
 
-def text_layers(config: ModelConfig) -> tuple[TextLayer, ...]:
-    """The attention layers that see the text, grouped as their blocks are."""
-    layers = []
-    for level, groups in _level_groups(config).items():
-        i = int(level.rpartition("_")[2])
-        if config.text_attention[i] == "none":
-            continue
-        width = config.attention_expansion * config.channels[i]
-        for name, count in groups:
-            stack = count if name == "blocks" else 0
-            layers.append(TextLayer(f"{level}_{name}", width, config.head_dim, stack))
-    if config.text_attention[-1] != "none":
-        width = config.attention_expansion * config.channels[-1]
-        layers.append(TextLayer("middle", width, config.head_dim))
-    return tuple(layers)
-
-
 class UNetBlock(nn.Module):
     """A residual block and the attention after it."""
 
-    config: ModelConfig
+    config: UNetConfig
     level: int
     dtype: jnp.dtype
 
@@ -109,7 +123,7 @@ class UNetBlock(nn.Module):
 class UNetLevel(nn.Module):
     """The blocks of one level on one side: `first`, the stacked `blocks`, `last`."""
 
-    config: ModelConfig
+    config: UNetConfig
     level: int
     groups: tuple[tuple[str, int], ...]
     dtype: jnp.dtype
@@ -125,7 +139,7 @@ class UNetLevel(nn.Module):
     ) -> tuple[Array, list[Array]]:
         """Returns the output of the last block and the outputs of all, one per entry of `skips`."""
         config, outputs = self.config, []
-        remat = remat_of(config, self.level)
+        remat = config.remat_of(self.level)
         block_class = UNetBlock
         if remat != "none":
             block_class = nn.remat(UNetBlock, policy=POLICIES[remat])
@@ -166,7 +180,7 @@ class UNetLevel(nn.Module):
 class UNetMiddle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    config: ModelConfig
+    config: UNetConfig
     dtype: jnp.dtype
 
     @nn.compact
@@ -190,15 +204,14 @@ class UNetMiddle(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts from a noisy picture; see `imagen_jax.models.build_model`.
+    """Predicts from a noisy picture; see `UNetConfig`.
 
     Stem, then per level blocks whose outputs are all kept as skips and a residual block that
     down-samples; middle; then per level one block more than on the way down, each with one skip
     concatenated, and a residual block that up-samples; head.
     """
 
-    config: ModelConfig
-    resolution: int
+    config: UNetConfig
     low_res: bool
     text_dim: int
 
@@ -216,13 +229,8 @@ class UNet(nn.Module):
         dtype = jnp.dtype(config.dtype)
         widths = config.channels
         groups = _level_groups(config)
-        embed_dim = config.embed_dim or 4 * widths[0]
-        embedding = LevelEmbedding(widths[0], embed_dim, name="time_embedding")(inv_cos(logsnr))
-        embedding = embedding + features.pooled
-        if self.low_res:
-            embed_aug = LevelEmbedding(widths[0], embed_dim, name="aug_embedding")
-            embedding = embedding + embed_aug(aug_level)
-            z = jnp.concatenate([z, low_res], axis=-1)
+        embedding = embed_levels(config, logsnr, features, aug_level if self.low_res else None)
+        inputs = jnp.concatenate([z, low_res], axis=-1) if self.low_res else z
 
         def level(name: str, i: int) -> UNetLevel:
             return UNetLevel(config, i, tuple(groups[name]), dtype, name=name)
@@ -231,7 +239,7 @@ class UNet(nn.Module):
             return ResBlock(widths[i], dtype, config.dropout, resample=kind, name=name)
 
         keys = iter([fold(dropout_key, i) for i in range(4 * len(widths))])
-        h = conv3x3(widths[0], dtype, "stem")(z.astype(dtype))
+        h = stem(widths[0], dtype, inputs)
         skips = [h]
         for i in range(len(widths)):
             no_skips = [None] * config.num_res_blocks[i]
@@ -246,8 +254,4 @@ class UNet(nn.Module):
             h, _ = level(f"up_{i}", i)(h, level_skips, embedding, features, next(keys))
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
-        h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-        answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
-        if config.input_skip:
-            answer = InputSkip(name="input_skip")(answer, z, embedding)
-        return answer
+        return head(config, h, inputs, embedding)

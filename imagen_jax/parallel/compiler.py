@@ -6,7 +6,7 @@ import jax
 
 # Operations that XLA:CPU leaves to its kernel library YNNPACK. By default these include
 # convolutions; the gradients of their kernels then take two to three times as long as with XLA's
-# own convolutions, which also use all cores (docs/recipes.md).
+# own convolutions, which also use all cores (docs/decisions.md).
 _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 }

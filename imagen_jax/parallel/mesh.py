@@ -7,6 +7,7 @@ islands, so that the slow network carries gradients once per step and no paramet
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,6 @@ import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.chips import chip_of
 from imagen_jax.types import BATCH_AXES
@@ -25,6 +25,22 @@ AXES = ("data", "fsdp", "tensor")
 # Share of a device's memory that the train state may take before "fsdp" shards it further.
 # Gradients take as much as the parameters, and activations need at least half of the memory.
 STATE_SHARE = 0.25
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each mesh axis; -1 takes all that remain.
+
+    Attributes:
+      data: whole copies of the state; each computes its own part of the batch.
+      fsdp: parts into which a copy of the state is cut, and the batch with it. 0: the smallest
+        number for which a part fits into a quarter of a device's memory.
+      tensor: parts into which the products of attention are cut, beside that.
+    """
+
+    data: int = -1
+    fsdp: int = 0
+    tensor: int = 1
 
 
 def make_mesh(

@@ -27,14 +27,18 @@ from imagen_jax.planning.topology import Topology, compiler_version
 PACKAGE = Path(__file__).parent.parent
 # The sources that decide a program.
 SOURCES = (
+    "checks.py",
     "config",
-    "types.py",
+    "denoiser.py",
     "diffusion",
     "models",
+    "optimizers.py",
     "parallel",
     "planning/programs.py",
     "sampling",
+    "stage.py",
     "training",
+    "types.py",
 )
 VERSIONS = ("jax", "jaxlib", "flax", "optax")
 

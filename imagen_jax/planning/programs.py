@@ -9,20 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, StageConfig
-from imagen_jax.models import build_model, init_params
+from imagen_jax.config import CascadeConfig
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
-from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.planning.topology import Topology, devices_of
-from imagen_jax.sampling.loop import make_settings, sampler_program
-from imagen_jax.training import feed
+from imagen_jax.sampling.loop import make_settings, sampler_program, static_arguments
+from imagen_jax.stage import Stage, open_stage
 from imagen_jax.training.flops import matrix_flops
-from imagen_jax.training.loop import lower_step
-from imagen_jax.training.optimizer import make_optimizer
-from imagen_jax.training.state import abstract_state, state_bytes
+from imagen_jax.training.program import TrainProgram
+from imagen_jax.training.state import state_bytes
 from imagen_jax.training.step import make_train_step
 from imagen_jax.training.summary import bytes_per_device, count_parameters
 from imagen_jax.types import TextCond
@@ -30,14 +26,6 @@ from imagen_jax.types import TextCond
 TRAIN, SAMPLE = "train", "sample"
 # `exec_time_optimization_effort`: how long the compiler tries to make the program faster.
 EFFORTS = {"low": -1.0, "full": 0.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class TextShape:
-    """All that a program sees of a text encoder: width and length of its embeddings."""
-
-    dim: int
-    max_length: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,19 +75,10 @@ def lower_program(
     Raises:
       UserError: settings that do not fit each other or the devices.
     """
-    stage = config.stages[name]
-    size = state_bytes(stage, text_dim)
-    mesh = make_mesh(config.mesh, devices_of(topology), state_bytes=size)
-    text = TextShape(dim=text_dim, max_length=config.text.max_length)
-    if program == SAMPLE:
-        return _sampler(stage, text, mesh)
-    feed.check_batch_size(
-        stage.train.batch_size,
-        stage.train.accumulate,
-        mesh,
-        f"config.stages.{name}.train.batch_size",
-    )
-    return _train_step(stage, text, mesh)
+    stage = open_stage(config, name, text_dim)
+    mesh = make_mesh(config.mesh, devices_of(topology), state_bytes=state_bytes(stage))
+    train = TrainProgram(stage, mesh, config.text.max_length)
+    return _sampler(train) if program == SAMPLE else _train_step(train)
 
 
 def compile_program(
@@ -148,76 +127,50 @@ def _timed(facts: Facts, start: float) -> Facts:
     return dataclasses.replace(facts, compile_seconds=round(time.perf_counter() - start, 1))
 
 
-def _model(stage: StageConfig, text: TextShape):
-    return build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text.dim,
-    )
+def _train_step(train: TrainProgram) -> tuple[Facts, jax.stages.Lowered]:
+    state, batch = train.abstract_state, train.abstract_batch()
 
-
-def _unrolled(stage: StageConfig) -> StageConfig:
-    """The stage without anything computed twice, for counting."""
-    return dataclasses.replace(
-        stage, model=dataclasses.replace(stage.model, scan_blocks=False, remat=())
-    )
-
-
-def _train_step(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, Any]:
-    model, optimizer = _model(stage, text), make_optimizer(stage.train)
-    state = abstract_state(model, optimizer, mesh)
-    batch = feed.abstract_batch(stage, text, mesh)
-    key = _abstract_key(mesh)
-
-    def flops(stage: StageConfig) -> int:
-        return matrix_flops(
-            make_train_step(stage, _model(stage, text), optimizer), state, batch, key
-        )
+    def flops(stage: Stage) -> int:
+        step = make_train_step(stage, train.optimizer)
+        return matrix_flops(step, state, batch, train.abstract_key())
 
     facts = Facts(
         program=TRAIN,
-        mesh=dict(mesh.shape),
+        mesh=dict(train.mesh.shape),
         parameters=count_parameters(state.params),
-        rows=stage.train.batch_size,
-        model_flops=flops(_unrolled(stage)),
-        executed_flops=flops(stage),
+        rows=train.stage.config.train.batch_size,
+        model_flops=flops(train.stage.without_remat()),
+        executed_flops=flops(train.stage),
         state_bytes=bytes_per_device(state),
         batch_bytes=bytes_per_device(batch),
     )
-    return facts, lower_step(stage, model, optimizer, state, batch, mesh, key)
+    return facts, train.lower()
 
 
-def _sampler(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, Any]:
+def _sampler(train: TrainProgram) -> tuple[Facts, jax.stages.Lowered]:
     """One picture on each part of the batch; the weights lie as in training."""
-    model = _model(stage, text)
+    stage, mesh = train.stage, train.mesh
     rows, over_rows = batch_shards(mesh), batch_sharding(mesh)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    params = _placed(shapes, tree_shardings(shapes, mesh))
-    settings = jax.eval_shape(lambda: make_settings(stage.sample))
+    params = train.abstract_state.params
+    settings = jax.eval_shape(lambda: make_settings(stage.config.sample))
 
     def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=over_rows)
 
     captions = TextCond(
-        tokens=leaf((text.max_length, text.dim), jnp.float32),
-        mask=leaf((text.max_length,), jnp.bool_),
+        tokens=leaf((train.text_length, stage.text_dim), jnp.float32),
+        mask=leaf((train.text_length,), jnp.bool_),
     )
-    low = stage.low_resolution
+    side, low = stage.config.resolution, stage.config.low_resolution
     inputs = (
         captions,
-        jax.ShapeDtypeStruct((rows,), _abstract_key(mesh).dtype, sharding=over_rows),
+        leaf((), train.abstract_key().dtype),
         jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), settings
         ),
         leaf((low, low, 3), jnp.float32) if low else None,
     )
-    static = {
-        "model": model,
-        "diffusion": stage.diffusion,
-        "resolution": stage.resolution,
-        "shape": (stage.resolution, stage.resolution),
-    }
+    static = static_arguments(stage, (side, side))
     program = sampler_program(mesh.devices.flat[0])
     flops = matrix_flops(lambda *args: program(*args, **static), params, *inputs)
     facts = Facts(
@@ -232,16 +185,3 @@ def _sampler(stage: StageConfig, text: TextShape, mesh: Mesh) -> tuple[Facts, An
     )
     with jax.set_mesh(mesh):
         return facts, program.lower(params, *inputs, **static)
-
-
-def _abstract_key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
-
-
-def _placed(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from imagen_jax.config import CascadeConfig, StageConfig
-from imagen_jax.models.layers import remat_of
 from imagen_jax.planning import cache
 from imagen_jax.planning.estimate import EFFICIENCY, Estimate, estimate
 from imagen_jax.planning.programs import TRAIN, Facts, compile_program, lower_program
@@ -304,7 +303,7 @@ def remedies(plan: Plan) -> list[str]:
         )
     if plan.facts.program == TRAIN:
         model, train = plan.stage.model, plan.stage.train
-        if any(remat_of(model, level) != "full" for level in range(len(model.channels))):
+        if any(model.remat_of(level) != "full" for level in range(len(model.channels))):
             policies = ",".join(["'full'"] * len(model.channels))
             lines.append(
                 f'recompute activations instead of keeping them: {stage}.model.remat="'

@@ -1,6 +1,6 @@
 """A loaded cascade: prompts in, pictures out.
 
-    from imagen_jax.sampling import Cascade
+    from imagen_jax import Cascade
 
     cascade = Cascade.from_name("shapes")            # weights that ship with the package
     cascade = Cascade.from_directory("runs/mine")    # a run, also while it trains
@@ -9,9 +9,9 @@
     result.pil()[0].show()                           # the last stage as PIL images
     result.save("out")                               # PNGs with metadata, and grids
 
-    settings = {"base": dataclasses.replace(cascade.settings("base"), guidance_weight=5.0)}
+    settings = {"base": dataclasses.replace(cascade.settings("base"), guidance=Guidance(5.0))}
     cascade("a blue square", stages=["base"], settings=settings)
-    cascade("a blue square", start_image="mine.png")  # super-resolution of one's own picture
+    cascade("a blue square", low_res_image="mine.png")  # super-resolution of one's own picture
     cascade("a blue square", aspect="3:2")            # if trained with data.aspect_buckets
 
 Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
@@ -28,21 +28,21 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.config import SQUARE, SampleConfig, StageConfig, parse_aspect
+from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, StageConfig, parse_aspect
 from imagen_jax.errors import UserError
-from imagen_jax.models import build_model, init_params
 from imagen_jax.sampling.loop import SampleSettings, make_settings, picture_keys, sample_stage
-from imagen_jax.sampling.low_res_image import low_res_picture
+from imagen_jax.sampling.low_res_image import load_low_res_image
 from imagen_jax.sampling.result import Result
+from imagen_jax.stage import Stage, open_stage
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
 from imagen_jax.weights import artefact as artefact_lib
 from imagen_jax.weights.artefact import Artefact
+from imagen_jax.weights.shipped import load_shipped, shipped_names
 
 logger = logging.getLogger("imagen_jax")
 
@@ -59,12 +59,17 @@ class Cascade:
     Attributes:
       artefact: configuration, provenance and parameters (on the default device).
       encoder: the text encoder that all stages were trained with.
-      models: networks by stage.
+      stages: those that have weights, opened.
     """
 
     artefact: Artefact
     encoder: TextEncoder
-    models: dict[str, nn.Module]
+    stages: dict[str, Stage]
+
+    @property
+    def config(self) -> CascadeConfig:
+        """The settings that the weights were trained with."""
+        return self.artefact.config
 
     @classmethod
     def from_directory(
@@ -83,9 +88,9 @@ class Cascade:
     @classmethod
     def from_name(cls, name: str, *, text_encoder: str | None = None) -> Cascade:
         """Loads weights that ship with the package. Raises UserError for an unknown name."""
-        artefact = artefact_lib.load_shipped(name)
+        artefact = load_shipped(name)
         if artefact is None:
-            names = ", ".join(artefact_lib.shipped_names()) or "none"
+            names = ", ".join(shipped_names()) or "none"
             raise UserError(
                 f"no weights ship under the name {name!r} (there are: {names}). Train them: "
                 f"python train.py --config=configs/{name}.py --workdir=runs/{name}"
@@ -100,28 +105,22 @@ class Cascade:
             text_config = dataclasses.replace(text_config, encoder=text_encoder)
         encoder = load_encoder(text_config)
         _check_encoder(encoder, artefact)
-        models, stages = {}, {}
-        for name, stage in artefact.config.ordered_stages().items():
+        stages, weights = {}, {}
+        for name in artefact.config.ordered_stages():
             if name not in artefact.stages:
                 continue
-            models[name] = build_model(
-                stage.model,
-                resolution=stage.resolution,
-                low_res=stage.low_resolution > 0,
-                text_dim=encoder.dim,
-            )
-            expected = jax.eval_shape(lambda key, m=models[name]: init_params(m, key), _any_key())
-            weights = artefact.stages[name]
-            artefact_lib.check_params(name, weights.params, expected)
-            params = jax.tree.map(jnp.asarray, weights.params)
-            stages[name] = dataclasses.replace(weights, params=params)
-        return cls(dataclasses.replace(artefact, stages=stages), encoder, models)
+            stages[name] = open_stage(artefact.config, name, encoder.dim)
+            found = artefact.stages[name]
+            artefact_lib.check_params(name, found.params, stages[name].abstract_params())
+            params = jax.tree.map(jnp.asarray, found.params)
+            weights[name] = dataclasses.replace(found, params=params)
+        return cls(dataclasses.replace(artefact, stages=weights), encoder, stages)
 
     def settings(self, stage: str) -> SampleConfig:
         """The settings that the weights' configuration gives a stage. Raises UserError."""
-        if stage not in self.models:
+        if stage not in self.stages:
             raise UserError(self._unknown(stage))
-        return self.artefact.config.stages[stage].sample
+        return self.stages[stage].config.sample
 
     def __call__(
         self,
@@ -130,7 +129,7 @@ class Cascade:
         num_images: int = 4,
         seed: int = 0,
         stages: Sequence[str] | None = None,
-        start_image: Any = None,
+        low_res_image: Any = None,
         aspect: str = SQUARE,
         settings: Mapping[str, SampleConfig] | None = None,
         batch_size: int | None = None,
@@ -144,8 +143,8 @@ class Cascade:
           num_images: pictures per prompt.
           seed: of the first picture of each prompt; the others follow.
           stages: consecutive stages to run, in order; default: all that have weights, those after
-            the base if there is a `start_image`.
-          start_image: a file, a PIL image or `[H, W, 3]` uint8 for the first (super-resolution)
+            the base if there is a `low_res_image`.
+          low_res_image: a file, a PIL image or `[H, W, 3]` uint8 for the first (super-resolution)
             stage; cut around its centre to `aspect` and resized to the stage's low resolution
             unless it has that size.
           aspect: width to height, one of those that the stages were trained in.
@@ -159,22 +158,20 @@ class Cascade:
         """
         prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         _check_request(prompts, num_images, seed, batch_size)
-        stages = self.chain(stages, start_image is not None)
+        stages = self.chain(stages, low_res_image is not None)
         unknown = [name for name in settings or {} if name not in stages]
         if unknown:
             raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(stages)}")
         used = {name: (settings or {}).get(name, self.settings(name)) for name in stages}
         shapes = self.shapes(stages, aspect)
-        programs = {name: make_settings(config, name) for name, config in used.items()}
+        programs = {name: make_settings(config) for name, config in used.items()}
         seeds = tuple(range(seed, seed + num_images))
         total = len(prompts) * num_images
         low_res = None
-        if start_image is not None:
-            first = self.artefact.config.stages[stages[0]]
-            height, width = (
-                side * first.low_resolution // first.resolution for side in shapes[stages[0]]
-            )
-            picture = low_res_picture(start_image, height, width)
+        if low_res_image is not None:
+            factor = self.stages[stages[0]].factor
+            height, width = (side // factor for side in shapes[stages[0]])
+            picture = load_low_res_image(low_res_image, height, width)
             low_res = np.broadcast_to(picture, (total, height, width, 3))
 
         text = self.encode(prompts)
@@ -220,7 +217,7 @@ class Cascade:
         Raises:
           UserError: it is none, a stage was not trained in it, or the stages do not fit together.
         """
-        config = self.artefact.config
+        config = self.config
         width, height = parse_aspect(aspect, "the aspect ratio")
         aspect, shapes = f"{width}:{height}", {}
         for name in stages:
@@ -233,8 +230,8 @@ class Cascade:
                 )
             shapes[name] = tuple(trained[aspect])
         for small, large in itertools.pairwise(stages):
-            low, high = config.stages[large].low_resolution, config.stages[large].resolution
-            if tuple(side * low // high for side in shapes[large]) != shapes[small]:
+            factor = self.stages[large].factor
+            if tuple(side // factor for side in shapes[large]) != shapes[small]:
                 raise UserError(
                     f"stages {small!r} and {large!r} were trained with other "
                     f"config.data.aspect_buckets or strides: at {aspect} the one draws "
@@ -250,35 +247,35 @@ class Cascade:
           UserError: unknown or untrained stages, stages that do not follow each other, or whose
             first needs or does not take a picture.
         """
-        config = self.artefact.config
+        config = self.config
         order = list(config.ordered_stages())
         if stages is None:
             stages = []
             for name in order:
                 if has_picture and not config.stages[name].low_resolution:
                     continue
-                if name not in self.models and (stages or not has_picture):
+                if name not in self.stages and (stages or not has_picture):
                     break
-                if name in self.models:
+                if name in self.stages:
                     stages.append(name)
             if not stages:
                 needed = order[-1] if has_picture else order[0]
                 raise UserError(self._unknown(needed))
         for name in stages:
-            if name not in self.models:
+            if name not in self.stages:
                 raise UserError(self._unknown(name))
         if not stages:
-            raise UserError(f"no stage is chosen; the stages are {', '.join(self.models)}")
+            raise UserError(f"no stage is chosen; the stages are {', '.join(self.stages)}")
         first: StageConfig = config.stages[stages[0]]
         if not has_picture and first.low_resolution:
             raise UserError(
                 f"stage {stages[0]!r} enlarges pictures of {first.low_resolution} px: start with "
-                f"{order[0]!r}, or give it a picture (--start_image=FILE)"
+                f"{order[0]!r}, or give it a picture (--low_res_image=FILE)"
             )
         if has_picture and not first.low_resolution:
             raise UserError(
-                f"stage {stages[0]!r} draws from noise and takes no start image: start with a "
-                "super-resolution stage"
+                f"stage {stages[0]!r} draws from noise and takes no low-resolution image: start "
+                "with a super-resolution stage"
             )
         place = order.index(stages[0])
         if list(stages) != order[place : place + len(stages)]:
@@ -289,11 +286,11 @@ class Cascade:
         return list(stages)
 
     def _unknown(self, stage: str) -> str:
-        config = self.artefact.config
+        config = self.config
         if stage not in config.stages:
             return f"there is no stage {stage!r}; the stages are {', '.join(config.stages)}"
         return (
-            f"stage {stage!r} has no weights yet (there are: {', '.join(self.models) or 'none'}). "
+            f"stage {stage!r} has no weights yet (there are: {', '.join(self.stages) or 'none'}). "
             f"Train it: python train.py --config=configs/{config.name}.py "
             f"--workdir=runs/{config.name} --stage={stage}"
         )
@@ -322,13 +319,12 @@ class Cascade:
         Raises:
           UserError: the pictures are not finite.
         """
-        config = self.artefact.config
+        stage = self.stages[name]
         x = sample_stage(
-            self.models[name],
-            config.stages[name],
+            stage,
             self.artefact.stages[name].params,
             text,
-            picture_keys(seeds, list(config.ordered_stages()).index(name)),
+            picture_keys(seeds, stage.index),
             settings,
             None if low_res is None else normalize_image(jnp.asarray(low_res)),
             shape,
@@ -342,7 +338,7 @@ class Cascade:
 
     def default_batch_size(self, name: str) -> int:
         """How many pictures of a stage are drawn at once unless the caller says otherwise."""
-        resolution = self.artefact.config.stages[name].resolution
+        resolution = self.stages[name].config.resolution
         return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // resolution**2))
 
     def encode(self, prompts: Sequence[str]) -> TextCond:
@@ -391,10 +387,6 @@ def _check_request(
         raise UserError(f"batch_size={batch_size} must be at least 1")
     if not 0 <= seed <= 2**32 - num_images:
         raise UserError(f"seed={seed} must be in [0, 2^32 - num_images]")
-
-
-def _any_key() -> jax.Array:
-    return jax.random.key(0)
 
 
 def _progress_bar(total: int, *, disable: bool):

@@ -11,7 +11,7 @@ from etils import epath
 
 import imagen_jax
 from imagen_jax import pictures as images
-from imagen_jax.config import SampleConfig
+from imagen_jax.config import SampleConfig, to_json_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Result:
             "software": f"imagen_jax {imagen_jax.__version__}",
             "stage": stage,
             "aspect": self.aspect,
-            "settings": {name: dataclasses.asdict(self.settings[name]) for name in stages},
+            "settings": {name: to_json_dict(self.settings[name]) for name in stages},
             "weights": {name: self.weights[name] for name in stages},
         }
 

@@ -6,33 +6,15 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
-
-from imagen_jax.config import StageConfig
 from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.pipeline import LeftOut
 from imagen_jax.data.source import Source
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.agreement import Agreement
-from imagen_jax.parallel.mesh import batch_sharding, batch_shards
 from imagen_jax.parallel.placement import BatchRows
+from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
-from imagen_jax.types import Batch, TextCond
-
-
-def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh, name: str) -> None:
-    """Raises UserError unless each part of the batch divides over the mesh."""
-    shards, what = batch_shards(mesh), "mesh's data x fsdp shards"
-    if accumulate > 1:
-        shards, what = shards * accumulate, f"{what} times train.accumulate={accumulate}"
-    if batch_size % shards:
-        near = max(shards, batch_size // shards * shards)
-        raise UserError(
-            f"{name}={batch_size} does not divide over the {shards} {what}; "
-            f"set it to a multiple of {shards}, for example {near}"
-        )
+from imagen_jax.types import Batch
 
 
 def device_batches(
@@ -68,10 +50,10 @@ def device_batches(
             ready = following
 
 
-def picture_shapes(stage: StageConfig, source: Source) -> list[tuple[int, int]]:
+def picture_shapes(stage: Stage, source: Source) -> list[tuple[int, int]]:
     """The shapes (H, W) of a stage's training batches: one, or one for each bucket."""
-    size = stage.train.crop_size or stage.resolution
-    if isinstance(source, BucketedSource) and not stage.train.crop_size:
+    size = stage.config.train_size
+    if isinstance(source, BucketedSource) and not stage.config.train.crop_size:
         return list(source.shapes)
     return [(size, size)]
 
@@ -87,27 +69,3 @@ def check_same_buckets(sources: Sequence[Source | None], agreement: Agreement) -
                 f"process {process} has other pictures, or of other sizes, than process 0: give "
                 "all processes the same data, and delete the folder .imagen_jax in it"
             )
-
-
-def abstract_batch(
-    stage: StageConfig, encoder: TextSource, mesh: Mesh, shape: tuple[int, int] | None = None
-) -> Batch:
-    """The shapes and shardings of a training batch of pictures of `shape` (H, W).
-
-    By default the shape is that of a stage without buckets.
-    """
-    sharding = batch_sharding(mesh)
-    size = stage.train.crop_size or stage.resolution
-    height, width = shape or (size, size)
-    count, length = stage.train.batch_size, encoder.max_length
-
-    def leaf(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    return Batch(
-        image=leaf((count, height, width, 3), jnp.uint8),
-        text=TextCond(
-            tokens=leaf((count, length, encoder.dim), jnp.float32),
-            mask=leaf((count, length), jnp.bool_),
-        ),
-    )

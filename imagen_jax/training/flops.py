@@ -8,7 +8,6 @@ included) or matrix product, and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +17,14 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
-from imagen_jax.config import StageConfig
-from imagen_jax.models import build_model, init_params
 from imagen_jax.parallel.chips import chip_of
+from imagen_jax.stage import Stage
 from imagen_jax.training.step import make_loss
 from imagen_jax.types import Array, Params, TextCond
 
 
 def model_flops_per_image(
-    stage: StageConfig, text_dim: int, text_length: int, shape: tuple[int, int] | None = None
+    stage: Stage, text_length: int, shape: tuple[int, int] | None = None
 ) -> int:
     """Matrix FLOPs of one picture in a training step, forward and backward.
 
@@ -36,31 +34,23 @@ def model_flops_per_image(
 
     Args:
       stage: its network, resolution and crops.
-      text_dim: D of the text encoder.
       text_length: tokens of a caption, padding included.
       shape: (H, W) of the picture; by default that of a stage without buckets.
     """
-    plain = dataclasses.replace(stage.model, scan_blocks=False, remat=())
-    model = build_model(
-        plain,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text_dim,
-    )
-    loss_of = make_loss(dataclasses.replace(stage, model=plain), model)
+    plain = stage.without_remat()
+    loss_of = make_loss(plain)
 
     def loss(params: Params, x: Array, text: TextCond, key: Array) -> Array:
         return loss_of(params, x, text, key)[0].mean()
 
-    side = stage.train.crop_size or stage.resolution
+    side = stage.config.train_size
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda k: init_params(model, k), key)
     x = jax.ShapeDtypeStruct((1, *(shape or (side, side)), 3), jnp.float32)
     text = TextCond(
-        tokens=jax.ShapeDtypeStruct((1, text_length, text_dim), jnp.float32),
+        tokens=jax.ShapeDtypeStruct((1, text_length, stage.text_dim), jnp.float32),
         mask=jax.ShapeDtypeStruct((1, text_length), jnp.bool_),
     )
-    return matrix_flops(jax.grad(loss), params, x, text, key)
+    return matrix_flops(jax.grad(loss), plain.abstract_params(), x, text, key)
 
 
 class Utilization:

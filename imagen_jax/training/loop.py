@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import itertools
 import signal
 import threading
@@ -12,22 +11,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.buckets import BucketedSource, load_stage_source
 from imagen_jax.data.pipeline import batches
 from imagen_jax.files import explain_full_disk
-from imagen_jax.models import build_model
 from imagen_jax.parallel.agreement import Agreement
-from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.distributed import explain_lost_peer, is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
+from imagen_jax.stage import Stage
 from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
@@ -36,23 +31,18 @@ from imagen_jax.training.counters import LeftOutItems, Progress, Saved, SkippedS
 from imagen_jax.training.flops import Utilization, model_flops_per_image
 from imagen_jax.training.goodput import Goodput
 from imagen_jax.training.interrupt import StopSignal, StopVote
-from imagen_jax.training.optimizer import learning_rate, make_optimizer
+from imagen_jax.training.optimizer import learning_rate
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.preview import Previews
 from imagen_jax.training.profile import Profile
-from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
-from imagen_jax.training.step import make_condition_gap, make_train_step, upscaling
+from imagen_jax.training.program import TrainProgram
+from imagen_jax.training.step import make_condition_gap
 from imagen_jax.training.validation import Validation
-from imagen_jax.types import Array, Batch
 from imagen_jax.weights import artefact
-
-# Folded into a stage's key for its first parameters; steps fold in their number, from 0.
-INIT = 2**31 - 1
 
 
 def train_stage(
-    config: CascadeConfig,
-    name: str,
+    stage: Stage,
     workdir: epath.Path,
     encoder: TextSource,
     mesh: Mesh,
@@ -65,9 +55,8 @@ def train_stage(
     """Trains one stage until `train.num_steps`, continuing from its newest whole checkpoint.
 
     Args:
-      config: the cascade's.
-      name: of the stage.
-      workdir: the stage's run lies in `workdir/<name>/`.
+      stage: what is trained.
+      workdir: the run is written to `workdir/<stage>/`.
       encoder: the frozen text encoder, on the mesh, or what it has stored.
       mesh: the devices.
       stop: ends the run once it has received a signal, in whatever process.
@@ -83,39 +72,29 @@ def train_stage(
       UserError: settings that do not fit the devices, the data or the checkpoint; no checkpoint
         is whole; too many steps in a row without a finite loss; a full disk.
     """
-    stage = config.stages[name]
-    train = stage.train
+    config, name, train = stage.cascade, stage.name, stage.config.train
     goodput = Goodput()
     agreement = Agreement()
     vote = StopVote(stop, agreement)
 
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         if is_main():
             print(line, flush=True)
 
-    # --- model, optimizer, abstract state -----------------------------------------------------
-    setting = f"config.stages.{name}.train.batch_size"
-    feed.check_batch_size(train.batch_size, train.accumulate, mesh, setting)
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=encoder.dim,
-    )
-    optimizer = make_optimizer(train)
-    abstract = abstract_state(model, optimizer, mesh)
+    # --- program, data ------------------------------------------------------------------------
+    program = TrainProgram(stage, mesh, encoder.max_length)
     source = load_stage_source(config, name, "train")
     shapes = feed.picture_shapes(stage, source)
-    validation = Validation(config, name, model, encoder, mesh, source)
+    validation = Validation(stage, encoder, mesh, source)
     feed.check_same_buckets([source, validation.source], agreement)
     if not source.endless:
         check_covers(encoder, "train", len(source), "the training data has")
 
-    key = jax.jit(lambda: stage_key(config, name), out_shardings=replicated(mesh))()
-    tell(summary.describe(name, stage, mesh, abstract))
+    key = program.key
+    print_line(summary.describe(stage, mesh, program.abstract_state))
     if isinstance(source, BucketedSource):
-        tell(f"  buckets     {source.describe()}")
-    tell(f"  held out    {validation.note}")
+        print_line(f"  buckets     {source.describe()}")
+    print_line(f"  held out    {validation.note}")
 
     directory = workdir / name
     with contextlib.ExitStack() as resources:
@@ -132,20 +111,23 @@ def train_stage(
             checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
             resources.callback(checkpoints.close)
             exported = agreement.from_main(artefact.exported_steps(directory / "ema", name))
-            finished = resume.finished_step(checkpoints, config, name, encoder)
+            finished = resume.finished_step(checkpoints, stage, encoder)
             if finished is None or finished != exported:
-                restored = resume.newest_good(checkpoints, abstract, config, name, encoder, tell)
+                restored = resume.newest_good(
+                    checkpoints, program.abstract_state, stage, encoder, print_line
+                )
             if restored is not None and restored.step != exported:
                 # A run that was killed while it saved has weights there of another step.
-                export_ema(directory, config, name, encoder, mesh, restored)
+                export_ema(directory, stage, encoder, mesh, restored)
             if restored is not None and restored.step >= train.num_steps:
                 finished = restored.step
             if finished is not None:
-                tell(f"  already trained to step {finished:,}\n")
+                print_line(f"  already trained to step {finished:,}\n")
                 return None
         if restored is None and init_from is not None:
             resume.check_same_encoder("--init_from", init_from.encoder_identity, config, encoder)
-            artefact.check_params(name, init_from.stages[name].params, abstract.params)
+            params = init_from.stages[name].params
+            artefact.check_params(name, params, program.abstract_state.params)
         if source.endless:
             first = 0
             if restored is not None:
@@ -157,26 +139,22 @@ def train_stage(
 
         # --- compile --------------------------------------------------------------------------
         with goodput.during("compile"):
-            compile_for = functools.partial(
-                compile_step, config, name, model, optimizer, abstract, encoder, mesh, key
-            )
             step_programs = unless_stopped(
-                vote, lambda: {shape: compile_for(shape) for shape in shapes}
+                vote, lambda: {shape: program.compile(shape) for shape in shapes}
             )
         if step_programs is None:
             return stop.received
         needed = max(
-            program.memory_analysis().temp_size_in_bytes for program in step_programs.values()
+            compiled.memory_analysis().temp_size_in_bytes for compiled in step_programs.values()
         )
         flops_of = {
-            shape: model_flops_per_image(stage, encoder.dim, encoder.max_length, shape)
-            for shape in shapes
+            shape: model_flops_per_image(stage, encoder.max_length, shape) for shape in shapes
         }
         # Of several shapes the mean, by their shares.
         image_flops = flops_of[shapes[0]]
         if len(shapes) > 1:
             image_flops = round(source.mean(flops_of))
-        tell(
+        print_line(
             f"  compiled    in {goodput.seconds('compile'):.0f} s; the step needs "
             f"{summary.human_bytes(needed)} per device beside the state\n"
             f"  model       {image_flops / 1e9:,.3g} GFLOP per picture (forward and backward)"
@@ -191,23 +169,23 @@ def train_stage(
             note = f"continuing from the checkpoint of step {restored.step:,}"
         elif init_from is not None:
             weights = init_from.stages[name]
-            state = state_from_params(weights.params, optimizer, mesh)
+            state = program.state_from_params(weights.params)
             progress.images_before = weights.images_seen
             note = f"starting from weights that saw {weights.images_seen:,} images"
         else:
-            state = init_state(model, optimizer, mesh, jax.random.fold_in(key, INIT))
+            state = program.init_state()
             note = "starting from scratch"
         # The first step takes these buffers over.
         del restored
         step = int(state.step)
-        tell(f"  {note}\n")
+        print_line(f"  {note}\n")
 
         # --- input ----------------------------------------------------------------------------
         rows = BatchRows(mesh, train.batch_size)
         host_batches = batches(
             source,
             batch_size=train.batch_size,
-            image_size=stage.resolution,
+            image_size=stage.config.resolution,
             seed=config.seed,
             # Weights that are trained on go on in the data, too, instead of seeing its start again.
             start_index=progress.images_before + progress.examples_seen,
@@ -218,19 +196,19 @@ def train_stage(
             flip=config.data.flip,
             crop_size=train.crop_size,
             # Crops start at multiples of the factor, so crop-then-down is down-then-crop.
-            crop_multiple=upscaling(stage) or 1,
+            crop_multiple=stage.factor or 1,
         )
         resources.callback(host_batches.close)
         # Text is read ahead, but not beyond the end of the run, where a store may end too.
         remaining = itertools.islice(host_batches, train.num_steps - step)
         stream = feed.device_batches(remaining, encoder, rows)
         resources.callback(stream.close)
-        condition_gap = jax.jit(make_condition_gap(stage, model), out_shardings=replicated(mesh))
+        condition_gap = jax.jit(make_condition_gap(stage), out_shardings=replicated(mesh))
         rate_of = learning_rate(train)
 
         # --- outputs --------------------------------------------------------------------------
-        previews = Previews(stage, model, source, encoder, mesh, key, config.seed)
-        outputs = Outputs(directory, config, name, encoder, mesh, checkpoints, step)
+        previews = Previews(stage, source, encoder, mesh, key)
+        outputs = Outputs(directory, stage, encoder, mesh, checkpoints, step)
         resources.callback(outputs.close)
         window = Window(progress.open_window)
         left_out_items = LeftOutItems(progress, config.data.max_bad_share, agreement)
@@ -312,10 +290,10 @@ def train_stage(
 
 
 def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
-    """`function()`, or None as soon as there is a signal; then it goes on in its thread, unheard.
+    """`function()`, or None as soon as there is a signal; its thread then runs on, unused.
 
-    A signal is only noticed between two instructions of Python, and compiling a large network is
-    a single one of many minutes. All processes wait until each has its result.
+    Python handles a signal between two of its instructions, and compiling a large network is a
+    single one that takes many minutes. All processes wait until each has its result.
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
@@ -335,50 +313,3 @@ def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
             return None
         if all_finished:
             return future.result()
-
-
-def compile_step(
-    config: CascadeConfig,
-    name: str,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    abstract: TrainState,
-    encoder: TextSource,
-    mesh: Mesh,
-    key: Array,
-    shape: tuple[int, int] | None = None,
-) -> jax.stages.Compiled:
-    """The train step as a program for this mesh; it cannot be recompiled by accident.
-
-    For pictures of `shape` (H, W), by default those of a stage without buckets.
-    """
-    stage = config.stages[name]
-    batch = feed.abstract_batch(stage, encoder, mesh, shape)
-    lowered = lower_step(stage, model, optimizer, abstract, batch, mesh, key)
-    return lowered.compile(compiler_options=compiler_options(mesh.devices.flat[0]))
-
-
-def lower_step(
-    stage: StageConfig,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    abstract: TrainState,
-    batch: Batch,
-    mesh: Mesh,
-    key: Array,
-) -> jax.stages.Lowered:
-    """The train step before it is compiled; all arguments may be `ShapeDtypeStruct`s."""
-    jitted = jax.jit(
-        make_train_step(stage, model, optimizer),
-        donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, abstract), replicated(mesh)),
-    )
-    with jax.set_mesh(mesh):  # see models/batch_axis.py
-        return jitted.lower(abstract, batch, key)
-
-
-def stage_key(config: CascadeConfig, name: str) -> jax.Array:
-    """The base key of one stage: each draws its own randomness from the cascade's seed."""
-    return jax.random.fold_in(
-        jax.random.key(config.seed), list(config.ordered_stages()).index(name)
-    )

@@ -16,10 +16,11 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, stage_shapes, to_json_dict
+from imagen_jax.config import to_json_dict
 from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.pictures import save_png
+from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.counters import Saved
@@ -29,8 +30,7 @@ from imagen_jax.weights import artefact
 
 def export_ema(
     directory: epath.Path,
-    config: CascadeConfig,
-    name: str,
+    stage: Stage,
     encoder: TextSource,
     mesh: Mesh,
     saved: Saved,
@@ -42,13 +42,19 @@ def export_ema(
     training = {
         "steps": saved.step,
         "images_seen": saved.progress.images_before + saved.progress.examples_seen,
-        "batch_size": config.stages[name].train.batch_size,
+        "batch_size": stage.config.train.batch_size,
         "loss": saved.progress.last_loss,
     }
-    if config.data.aspect_buckets:
-        training["shapes"] = stage_shapes(config, name)
+    if stage.cascade.data.aspect_buckets:
+        training["shapes"] = stage.cascade.shapes(stage.name)
     artefact.save_stage(
-        directory / "ema", name, config, ema, training, encoder.identity, encoder.tokenizer_hash
+        directory / "ema",
+        stage.name,
+        stage.cascade,
+        ema,
+        training,
+        encoder.identity,
+        encoder.tokenizer_hash,
     )
 
 
@@ -66,7 +72,7 @@ class Outputs:
 
     Args:
       directory: of the stage.
-      config, name: the cascade and which of its stages.
+      stage: what is trained.
       encoder: identity and tokenizer are written beside the weights.
       mesh: the devices.
       checkpoints: of the stage.
@@ -79,8 +85,7 @@ class Outputs:
     def __init__(
         self,
         directory: epath.Path,
-        config: CascadeConfig,
-        name: str,
+        stage: Stage,
         encoder: TextSource,
         mesh: Mesh,
         checkpoints: Checkpoints,
@@ -89,15 +94,15 @@ class Outputs:
         from tqdm import tqdm
 
         self._directory = directory
-        self._config, self._name = config, name
+        self._stage = stage
         self._encoder, self._mesh = encoder, mesh
         self._checkpoints = checkpoints
         self._is_main = is_main()
-        self._log = RunLog(directory, name, step) if self._is_main else None
+        self._log = RunLog(directory, stage.name, step) if self._is_main else None
         self._bar = tqdm(
-            total=config.stages[name].train.num_steps,
+            total=stage.config.train.num_steps,
             initial=step,
-            desc=name,
+            desc=stage.name,
             unit="step",
             dynamic_ncols=True,
             mininterval=1.0,
@@ -151,12 +156,12 @@ class Outputs:
     def save(self, saved: Saved) -> None:
         """Starts a checkpoint and writes the EMA."""
         info = RunInfo(
-            config=to_json_dict(self._config),
+            config=to_json_dict(self._stage.cascade),
             encoder=self._encoder.identity,
             progress=saved.progress,
         )
         self._checkpoints.save(saved.step, saved.state, info)
-        export_ema(self._directory, self._config, self._name, self._encoder, self._mesh, saved)
+        export_ema(self._directory, self._stage, self._encoder, self._mesh, saved)
         self.saved_step = saved.step
         if self._is_main:
             self._log.sync()

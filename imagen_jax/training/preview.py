@@ -6,23 +6,23 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.source import Item, Source
-from imagen_jax.diffusion import augmentation, process, schedules
-from imagen_jax.models import apply_model, project_text
+from imagen_jax.denoiser import LowRes, network_denoiser
+from imagen_jax.diffusion.augmentation import low_res_condition
+from imagen_jax.diffusion.process import diffuse
+from imagen_jax.diffusion.resize import downsample
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import replicate
 from imagen_jax.pictures import labelled_grid
 from imagen_jax.sampling.loop import make_settings, picture_keys, sample_stage
+from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
-from imagen_jax.training.step import low_res_condition
 from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8
 
 NUM_PICTURES = 8
@@ -34,34 +34,33 @@ class Previews:
     """Draws the pictures of one stage for some fixed items of its source.
 
     Args:
-      stage, model: the stage and its network.
+      stage: what is trained.
       source: where the items come from.
       encoder: the frozen text encoder, on the mesh.
       mesh: the devices; each draws all pictures.
-      key: of the noise that x_hat is seen through.
-      seed: of the samples.
+      key: of the noise in the pictures that x_hat is predicted from.
     """
 
     def __init__(
         self,
-        stage: StageConfig,
-        model: nn.Module,
+        stage: Stage,
         source: Source,
         encoder: TextSource,
         mesh: Mesh,
         key: Array,
-        seed: int,
     ):
-        self._stage, self._model, self._mesh, self._key = stage, model, mesh, key
+        self._stage, self._mesh, self._key = stage, mesh, key
         self._parts: list[_Part] = []
         number = 0
         items = spread_items(source, NUM_PICTURES)
         for _, group in itertools.groupby(items, lambda item: item.image.shape):
             part = list(group)
-            seeds = np.int32(seed) + np.arange(number, number + len(part), dtype=np.int32)
+            seeds = np.int32(stage.cascade.seed) + np.arange(
+                number, number + len(part), dtype=np.int32
+            )
             self._parts.append(_make_part(part, seeds, encoder, mesh))
             number += len(part)
-        grid = make_x_hat_grid(stage, model)
+        grid = make_x_hat_grid(stage)
         self._grid = jax.jit(grid, out_shardings=replicated(mesh))
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:
@@ -74,7 +73,7 @@ class Previews:
             height, width = part.batch.image.shape[1:3]
             name = f"_{width}x{height}" if len(self._parts) > 1 else ""
             x_hat = np.asarray(self._grid(params, part.batch, self._key))
-            samples = sample_batch(self._stage, self._model, params, part.batch, part.seeds)
+            samples = sample_batch(self._stage, params, part.batch, part.seeds)
             # Every process reads the result.
             samples = np.asarray(jax.device_put(samples, replicated(self._mesh)))
             pictures[f"x_hat{name}"] = tile(x_hat)
@@ -102,39 +101,35 @@ def _make_part(items: list[Item], seeds: np.ndarray, encoder: TextSource, mesh: 
     return _Part(Batch(image=image, text=text), captions, everywhere(seeds))
 
 
-def make_x_hat_grid(
-    stage: StageConfig, model: nn.Module
-) -> Callable[[Params, Batch, Array], Array]:
+def make_x_hat_grid(stage: Stage) -> Callable[[Params, Batch, Array], Array]:
     """`grid(params, batch, key) -> [rows, B, H, W, 3]` uint8.
 
     Rows: the clean pictures, for super-resolution the low-resolution condition, then z and x_hat
     for each of `PREVIEW_TIMES`. x_hat is informative long before samples are.
     """
-    schedule = schedules.make_schedule(stage.diffusion, stage.resolution)
-    factor = stage.resolution // stage.low_resolution if stage.low_resolution else 0
+    schedule = stage.schedule
 
     @jax.jit
     def grid(params: Params, batch: Batch, key: Array) -> Array:
         x = normalize_image(batch.image)
         rows = [x]
-        features = project_text(model, params, batch.text)
         noise_key, aug_key = jax.random.split(key)
-        low_res = aug_level = None
-        if factor:
-            small = augmentation.downsample(x, factor).shape
+        condition = None
+        if stage.factor:
+            small = downsample(x, stage.factor)
             aug_level = jnp.full(x.shape[:1], AUG_LEVEL)
-            low_res = low_res_condition(x, factor, aug_level, jax.random.normal(aug_key, small))
+            eps = jax.random.normal(aug_key, small.shape)
+            low_res = low_res_condition(small, stage.factor, aug_level, eps)
+            condition = LowRes(low_res, aug_level)
             rows.append(low_res)
+        prediction = stage.config.diffusion.prediction
+        denoise = network_denoiser(stage.network, params, batch.text, prediction, condition)
         eps = jax.random.normal(noise_key, x.shape)
 
         def at_time(t: Array) -> Array:
             logsnr = schedule(jnp.broadcast_to(t, x.shape[:1]))
-            z = process.diffuse(x, eps, logsnr)
-            prediction = apply_model(
-                model, params, z, logsnr, features, low_res=low_res, aug_level=aug_level
-            )
-            x_hat = process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
-            return jnp.stack([z, x_hat])
+            z = diffuse(x, eps, logsnr)
+            return jnp.stack([z, denoise(z, logsnr).x_hat])
 
         # A loop, not a larger batch: one network to compile, whatever the number of times.
         pairs = jax.lax.map(at_time, jnp.array(PREVIEW_TIMES))
@@ -143,22 +138,19 @@ def make_x_hat_grid(
     return grid
 
 
-def sample_batch(
-    stage: StageConfig, model: nn.Module, params: Params, batch: Batch, seeds: Array
-) -> Array:
+def sample_batch(stage: Stage, params: Params, batch: Batch, seeds: Array) -> Array:
     """Samples `[B, H, W, 3]` uint8 for the captions of `batch` with the stage's own settings.
 
     `seeds` `[B]` are of the noise. A super-resolution stage starts from the true pictures,
     down-sampled.
     """
-    keys = picture_keys(seeds, 0)
     low_res = None
-    if stage.low_resolution:
-        factor = stage.resolution // stage.low_resolution
-        low_res = augmentation.downsample(normalize_image(batch.image), factor)
-    settings = make_settings(stage.sample)
+    if stage.factor:
+        low_res = downsample(normalize_image(batch.image), stage.factor)
+    settings = make_settings(stage.config.sample)
     shape = batch.image.shape[1:3]
-    x = sample_stage(model, stage, params, batch.text, keys, settings, low_res, shape)
+    keys = picture_keys(seeds, 0)
+    x = sample_stage(stage, params, batch.text, keys, settings, low_res, shape)
     return to_uint8(x)
 
 

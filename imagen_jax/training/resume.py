@@ -7,6 +7,7 @@ from typing import Any
 
 from imagen_jax.config import CascadeConfig, flatten, from_json_dict, to_json_dict
 from imagen_jax.errors import UserError
+from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
 from imagen_jax.training.counters import Saved
@@ -37,18 +38,16 @@ CHANGEABLE = (
 )
 
 
-def finished_step(
-    checkpoints: Checkpoints, config: CascadeConfig, name: str, encoder: TextSource
-) -> int | None:
+def finished_step(checkpoints: Checkpoints, stage: Stage, encoder: TextSource) -> int | None:
     """The step of the newest checkpoint if the run is complete, else None; reads no arrays.
 
     Raises:
       UserError: the checkpoint belongs to other settings.
     """
-    if not checkpoints.steps or checkpoints.steps[0] < config.stages[name].train.num_steps:
+    if not checkpoints.steps or checkpoints.steps[0] < stage.config.train.num_steps:
         return None
     try:
-        check_same_settings(checkpoints.info(checkpoints.steps[0]), config, name, encoder)
+        check_same_settings(checkpoints.info(checkpoints.steps[0]), stage, encoder)
     except DamagedCheckpoint:
         return None
     return checkpoints.steps[0]
@@ -57,8 +56,7 @@ def finished_step(
 def newest_good(
     checkpoints: Checkpoints,
     abstract: TrainState,
-    config: CascadeConfig,
-    name: str,
+    stage: Stage,
     encoder: TextSource,
     print_line: Callable[[str], None],
 ) -> Saved | None:
@@ -67,7 +65,7 @@ def newest_good(
     Args:
       checkpoints: of the stage.
       abstract: shapes and shardings of the state.
-      config, name, encoder: settings, stage and encoder of the run that continues.
+      stage, encoder: of the run that continues.
       print_line: prints a line.
 
     Returns:
@@ -84,14 +82,14 @@ def newest_good(
             info = checkpoints.info(step)
             # Of older checkpoints only the metadata is read: Orbax needs it to save.
             if good is None:
-                check_same_settings(info, config, name, encoder)
+                check_same_settings(info, stage, encoder)
                 state = checkpoints.restore(step, abstract)
                 good = Saved(step=step, state=state, progress=info.progress)
         except DamagedCheckpoint as error:
             damaged[step] = str(error)
     if damaged and good is None:
         raise UserError(
-            f"no checkpoint of stage {name!r} can be used:\n"
+            f"no checkpoint of stage {stage.name!r} can be used:\n"
             + "\n".join(f"  {reason}" for reason in damaged.values())
             + "\nNothing was changed. Restore a copy, or move the stage's directory away to start "
             "again (with --init_from=... from its ema/ weights, if those are undamaged)."
@@ -101,12 +99,11 @@ def newest_good(
     return good
 
 
-def check_same_settings(
-    info: RunInfo, config: CascadeConfig, name: str, encoder: TextSource
-) -> None:
+def check_same_settings(info: RunInfo, stage: Stage, encoder: TextSource) -> None:
     """Raises UserError if a checkpoint was made with other settings or another encoder."""
-    check_same_run(info.config, config, name)
-    check_same_encoder(f"the checkpoint of stage {name!r}", info.encoder, config, encoder)
+    check_same_run(info.config, stage.cascade, stage.name)
+    what = f"the checkpoint of stage {stage.name!r}"
+    check_same_encoder(what, info.encoder, stage.cascade, encoder)
 
 
 def check_same_encoder(

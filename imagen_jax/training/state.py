@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from imagen_jax.config import StageConfig
-from imagen_jax.models import build_model, init_params
+from imagen_jax.models import init_params
 from imagen_jax.parallel.sharding import tree_shardings
+from imagen_jax.stage import Stage
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.types import Array, Params
 
@@ -35,9 +35,9 @@ class TrainState:
     opt_state: Any
 
 
-def create_state(model: nn.Module, optimizer: optax.GradientTransformation, key: Array):
+def create_state(network: nn.Module, optimizer: optax.GradientTransformation, key: Array):
     """A fresh state. Call it inside jit (or `jax.eval_shape`)."""
-    return state_of(init_params(model, key), optimizer)
+    return state_of(init_params(network, key), optimizer)
 
 
 def state_of(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -51,25 +51,19 @@ def state_of(params: Params, optimizer: optax.GradientTransformation) -> TrainSt
     )
 
 
-def state_bytes(stage: StageConfig, text_dim: int) -> int:
-    """Size of a stage's whole train state, for text embeddings that are `text_dim` wide."""
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text_dim,
-    )
-    optimizer = make_optimizer(stage.train)
-    shapes = jax.eval_shape(lambda: create_state(model, optimizer, jax.random.key(0)))
+def state_bytes(stage: Stage) -> int:
+    """Size of a stage's whole train state."""
+    optimizer = make_optimizer(stage.config.train)
+    shapes = jax.eval_shape(lambda: create_state(stage.network, optimizer, jax.random.key(0)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def abstract_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
+    network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """The state as `ShapeDtypeStruct`s that carry their shardings; nothing is allocated."""
     shapes = jax.eval_shape(
-        lambda: create_state(model, optimizer, jax.random.key(0)),
+        lambda: create_state(network, optimizer, jax.random.key(0)),
     )
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -79,11 +73,11 @@ def abstract_state(
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
+    network: nn.Module, optimizer: optax.GradientTransformation, mesh: Mesh, key: Array
 ) -> TrainState:
     """A fresh state, each device making only its own shards."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, optimizer, mesh))
-    create = jax.jit(lambda k: create_state(model, optimizer, k), out_shardings=shardings)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(network, optimizer, mesh))
+    create = jax.jit(lambda k: create_state(network, optimizer, k), out_shardings=shardings)
     return create(key)
 
 

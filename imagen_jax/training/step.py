@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imagen_jax.config import StageConfig
-from imagen_jax.diffusion import augmentation, losses, process, schedules
-from imagen_jax.models import apply_model, project_text
+from imagen_jax.diffusion.augmentation import low_res_condition
+from imagen_jax.diffusion.losses import loss_per_example
+from imagen_jax.diffusion.process import diffuse
+from imagen_jax.diffusion.resize import downsample
+from imagen_jax.models import apply_network, project_text
+from imagen_jax.stage import Stage
 from imagen_jax.training.state import TrainState
 from imagen_jax.types import Array, Batch, Params, TextCond, drop_text, normalize_image, null_text
 
@@ -45,28 +47,6 @@ def draw_times(key: Array, batch_size: int) -> Array:
     return (jax.random.uniform(key, ()) + spread) % 1.0
 
 
-def upscaling(stage: StageConfig) -> int:
-    """The factor by which a super-resolution stage enlarges, 0 for a base stage."""
-    return stage.resolution // stage.low_resolution if stage.low_resolution else 0
-
-
-def low_res_condition(x: Array, factor: int, aug_level: Array, eps: Array) -> Array:
-    """What a super-resolution stage sees of `x` (Imagen section 2.4, Fig. A.32).
-
-    Args:
-      x: `[B, H, W, C]` clean pictures.
-      factor: up-scaling factor of the stage.
-      aug_level: `[B]` in [0, 1].
-      eps: `[B, H / factor, W / factor, C]` normal noise.
-
-    Returns:
-      `[B, H, W, C]`: down-sampled, noised at low resolution, up-sampled.
-    """
-    low_res = augmentation.downsample(x, factor)
-    noisy = augmentation.noise_low_res(low_res, aug_level, eps)
-    return augmentation.upsample(noisy, factor)
-
-
 @flax.struct.dataclass
 class Draws:
     """What is random in the loss of a batch beside dropout.
@@ -85,43 +65,46 @@ class Draws:
     aug_eps: Array | None = None
 
 
-def make_loss_of_draws(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
+def make_loss_of_draws(stage: Stage) -> Callable[..., tuple[Array, Array]]:
     """The loss of one batch at given times and noise.
 
     Returns:
       `loss(params, x, text, draws, dropout_key=None) -> (loss [B], logsnr [B])`, both float32,
       for `x` `[B, H, W, 3]` in [-1, 1]. Without a key nothing is dropped out.
     """
-    level_at = schedules.make_train_levels(stage.diffusion, stage.resolution)
-    factor = upscaling(stage)
+    level_at = stage.train_levels
+    diffusion, network = stage.config.diffusion, stage.network
 
     def loss(
         params: Params, x: Array, text: TextCond, draws: Draws, dropout_key: Array | None = None
     ) -> tuple[Array, Array]:
         logsnr = level_at(draws.t)
-        z = process.diffuse(x, draws.eps, logsnr)
+        z = diffuse(x, draws.eps, logsnr)
         low_res = None
-        if factor:
-            low_res = low_res_condition(x, factor, draws.aug_level, draws.aug_eps)
-        prediction = apply_model(
-            model,
+        if stage.factor:
+            small = downsample(x, stage.factor)
+            low_res = low_res_condition(small, stage.factor, draws.aug_level, draws.aug_eps)
+        answer = apply_network(
+            network,
             params,
             z,
             logsnr,
-            project_text(model, params, text),
+            project_text(network, params, text),
             low_res=low_res,
             aug_level=draws.aug_level,
-            dropout_key=dropout_key if stage.model.dropout else None,
+            dropout_key=dropout_key if stage.config.model.dropout else None,
         )
-        per_example = losses.loss_per_example(prediction, x, draws.eps, logsnr, stage.diffusion)
+        per_example = loss_per_example(
+            answer, x, draws.eps, logsnr, diffusion.prediction, diffusion.loss_weighting
+        )
         return per_example, logsnr
 
     return loss
 
 
-def make_draws(stage: StageConfig) -> Callable[[Array, tuple[int, ...]], tuple[Draws, Array]]:
+def make_draws(stage: Stage) -> Callable[[Array, tuple[int, ...]], tuple[Draws, Array]]:
     """What is random in a training batch: `draws(key, shape [4] of x) -> (Draws, dropout key)`."""
-    factor = upscaling(stage)
+    factor = stage.factor
 
     def draw(key: Array, shape: tuple[int, ...]) -> tuple[Draws, Array]:
         time_key, noise_key, aug_key, aug_noise_key, dropout_key = jax.random.split(key, 5)
@@ -138,14 +121,14 @@ def make_draws(stage: StageConfig) -> Callable[[Array, tuple[int, ...]], tuple[D
     return draw
 
 
-def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array, Array]]:
+def make_loss(stage: Stage) -> Callable[..., tuple[Array, Array]]:
     """The loss of one training batch.
 
     Returns:
       `loss(params, x, text, key) -> (loss [B], logsnr [B])`, both float32, for `x` `[B, H, W, 3]`
       in [-1, 1] and text that already has its null rows.
     """
-    loss_of_draws = make_loss_of_draws(stage, model)
+    loss_of_draws = make_loss_of_draws(stage)
     draw = make_draws(stage)
 
     def loss(params: Params, x: Array, text: TextCond, key: Array) -> tuple[Array, Array]:
@@ -155,7 +138,7 @@ def make_loss(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Array
     return loss
 
 
-def make_gradient(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[Any, ...]]:
+def make_gradient(stage: Stage) -> Callable[..., tuple[Any, ...]]:
     """The gradient of the mean loss of a batch, in `train.accumulate` parts one after the other.
 
     Everything random is drawn for the whole batch, so that the parts change nothing but the order
@@ -165,9 +148,9 @@ def make_gradient(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[A
       `gradient(params, image [B, H, W, 3] uint8, text, key) -> (grads, loss [B], logsnr [B])`, the
       rows of the last two in an order of their own.
     """
-    loss_of_draws = make_loss_of_draws(stage, model)
+    loss_of_draws = make_loss_of_draws(stage)
     draw = make_draws(stage)
-    parts = stage.train.accumulate
+    parts = stage.config.train.accumulate
 
     def gradient(params: Params, image: Array, text: TextCond, key: Array):
         draws, dropout_key = draw(key, image.shape)
@@ -204,7 +187,7 @@ def make_gradient(stage: StageConfig, model: nn.Module) -> Callable[..., tuple[A
 
 
 def make_train_step(
-    stage: StageConfig, model: nn.Module, optimizer: optax.GradientTransformation
+    stage: Stage, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """The step `(state, batch, key) -> (state, metrics)`; not yet jitted.
 
@@ -213,8 +196,8 @@ def make_train_step(
     bool "skipped": the loss or the norm of its gradient was not finite. Of the state, such a step
     changes its number alone.
     """
-    gradient = make_gradient(stage, model)
-    train = stage.train
+    gradient = make_gradient(stage)
+    train = stage.config.train
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         drop_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -255,15 +238,13 @@ def make_train_step(
     return step
 
 
-def make_condition_gap(
-    stage: StageConfig, model: nn.Module
-) -> Callable[[Params, Batch, Array], Array]:
+def make_condition_gap(stage: Stage) -> Callable[[Params, Batch, Array], Array]:
     """`gap(params, batch, key)`: loss with the captions minus loss with the null text.
 
     Both see the same times and noise. It is zero while the network ignores its text and negative
     once it uses it, long before samples show it.
     """
-    loss_of = make_loss(stage, model)
+    loss_of = make_loss(stage)
 
     def gap(params: Params, batch: Batch, key: Array) -> Array:
         x = normalize_image(batch.image)

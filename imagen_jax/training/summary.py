@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from imagen_jax.config import StageConfig
 from imagen_jax.parallel.sharding import path_string, rule_of
+from imagen_jax.stage import Stage
 from imagen_jax.training.state import TrainState
 from imagen_jax.weights.artefact import typical_images
 
@@ -59,24 +59,24 @@ def describe_layout(mesh: Mesh, state: TrainState) -> list[str]:
     return lines
 
 
-def describe(name: str, stage: StageConfig, mesh: Mesh, state: TrainState) -> str:
+def describe(stage: Stage, mesh: Mesh, state: TrainState) -> str:
     """The start-up message of one stage.
 
     Args:
-      name: of the stage.
-      stage: its config.
+      stage: the stage.
       mesh: the devices.
       state: the abstract train state, with shardings.
     """
-    train = stage.train
+    config, train = stage.config, stage.config.train
     total = count_parameters(state.params)
-    size = f"{stage.resolution}x{stage.resolution}"
-    task = f"{stage.low_resolution} -> {stage.resolution}" if stage.low_resolution else size
+    size = f"{config.resolution}x{config.resolution}"
+    task = f"{config.low_resolution} -> {config.resolution}" if stage.factor else size
     shape = " x ".join(f"{axis} {extent}" for axis, extent in mesh.shape.items())
     images = train.batch_size * train.num_steps
     typical = typical_images(total)
     lines = [
-        f"Stage {name}: {task}, {stage.model.kind}, {stage.diffusion.prediction} prediction",
+        f"Stage {stage.name}: {task}, {config.model.kind}, "
+        f"{config.diffusion.prediction} prediction",
         f"  devices     {mesh.size} x {mesh.devices.flat[0].device_kind} ({shape}), "
         f"{jax.process_count()} process(es)",
         f"  parameters  {total:,}",

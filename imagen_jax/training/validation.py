@@ -11,17 +11,16 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.data.buckets import load_stage_source
 from imagen_jax.data.pipeline import spread_items
 from imagen_jax.data.source import Item, Source
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
+from imagen_jax.stage import Stage
 from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.feed import device_batches
@@ -30,7 +29,6 @@ from imagen_jax.training.step import (
     bucket_means,
     bucket_sums,
     make_loss_of_draws,
-    upscaling,
 )
 from imagen_jax.types import Array, Batch, Params, normalize_image
 
@@ -43,8 +41,7 @@ class Validation:
     """The validation loss of one stage.
 
     Args:
-      config, name: the cascade and the name of the stage.
-      model: the network of the stage.
+      stage: the stage.
       encoder: the frozen text encoder, on the mesh.
       mesh: the devices.
       train_source: the training data of the stage.
@@ -56,27 +53,25 @@ class Validation:
 
     def __init__(
         self,
-        config: CascadeConfig,
-        name: str,
-        model: nn.Module,
+        stage: Stage,
         encoder: TextSource,
         mesh: Mesh,
         train_source: Source,
     ):
-        stage = config.stages[name]
+        train = stage.config.train
         self._encoder = encoder
-        self._batch_size = stage.train.batch_size
+        self._batch_size = train.batch_size
         self._rows = BatchRows(mesh, self._batch_size)
-        sums = make_validation_sums(stage, model)
+        sums = make_validation_sums(stage)
         # Every process reads the result.
         self._sums = jax.jit(sums, out_shardings=replicated(mesh))
         self._stage, self._number = stage, 0
         self.source: Source | None = None
-        if not stage.train.validate_every:
+        if not train.validate_every:
             self.note = "no validation (train.validate_every=0)"
             return
-        self.source = load_stage_source(config, name, "held_out")
-        self._number = min(stage.train.validation_images, len(self.source))
+        self.source = load_stage_source(stage.cascade, stage.name, "held_out")
+        self._number = min(train.validation_images, len(self.source))
         if not self._number:
             self.note = "no validation: the held-out split is empty"
             return
@@ -137,7 +132,7 @@ class Validation:
 
 
 def make_validation_sums(
-    stage: StageConfig, model: nn.Module
+    stage: Stage,
 ) -> Callable[[Params, Batch, Array, Array], dict[str, Array]]:
     """`sums(params, batch, index, weight)`: "bucket_loss" and "bucket_count" `[5]` of a batch.
 
@@ -145,8 +140,8 @@ def make_validation_sums(
     and the time, which are spread evenly over [0, 1). `weight` `[B]` is 1, or 0 for rows that fill
     up the batch. No caption is dropped, and there is no dropout.
     """
-    loss_of_draws = make_loss_of_draws(stage, model)
-    factor = upscaling(stage)
+    loss_of_draws = make_loss_of_draws(stage)
+    factor = stage.factor
 
     def draw(index: Array, shape: tuple[int, ...]) -> Draws:
         key = jax.random.fold_in(jax.random.key(SEED), index)
@@ -172,11 +167,11 @@ def make_validation_sums(
     return sums
 
 
-def crop(image: np.ndarray, stage: StageConfig) -> np.ndarray:
+def crop(image: np.ndarray, stage: Stage) -> np.ndarray:
     """The central crop of `[H, W, 3]` at a multiple of the factor; all if not trained on crops."""
-    size = stage.train.crop_size
+    size = stage.config.train.crop_size
     if not size:
         return image
-    factor = upscaling(stage)
+    factor = stage.factor
     top, left = ((side - size) // 2 // factor * factor for side in image.shape[:2])
     return image[top : top + size, left : left + size]

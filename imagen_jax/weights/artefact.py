@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.resources
 import json
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +32,12 @@ from imagen_jax.errors import UserError
 from imagen_jax.files import write_atomically
 from imagen_jax.types import Params
 
-FORMAT_VERSION = 1
+# 2: choices among the settings (sampler, optimizer, ...) are groups with a `kind`.
+FORMAT_VERSION = 2
+# Settings of version 1 are converted when they are read.
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+# Metadata of the safetensors files, which are those of version 1.
+TENSOR_FORMAT = "imagen_jax 1"
 CONFIG_FILE = "config.json"
 
 # DDPM on CIFAR-10 (36 M parameters, 102 M images), ADM at 64 px (296 M, 1.1 G), EDM on CIFAR-10
@@ -184,7 +187,7 @@ def _serialize(
                 f"{stage_name}: {path} has values beyond float16 (65504); save it as float32"
             )
     # A single metadata entry: the order of several is not fixed, and the hash would change.
-    data = save(flat, metadata={"format": f"imagen_jax {FORMAT_VERSION}"})
+    data = save(flat, metadata={"format": TENSOR_FORMAT})
     return data, {
         "sha256": hashlib.sha256(data).hexdigest(),
         "dtype": dtype,
@@ -229,7 +232,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; give the directory of a run or of its weights")
     if (path / CONFIG_FILE).is_file():
-        return _load_directory(path)
+        return load_directory(path)
     stage_directories = sorted(p.parent for p in path.glob(f"*/ema/{CONFIG_FILE}"))
     if not stage_directories and (path / "ema" / CONFIG_FILE).is_file():
         stage_directories = [path / "ema"]  # workdir/<stage>
@@ -239,24 +242,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
             "writes them with its checkpoints: python train.py --config=configs/NAME.py "
             f"--workdir={path}"
         )
-    return _merge(path, [_load_directory(directory) for directory in stage_directories])
-
-
-def load_shipped(name: str) -> Artefact | None:
-    """The weights that ship in the package as `weights/<name>/`, or None if there are none."""
-    if not re.fullmatch(r"[\w-]+", name):
-        return None
-    directory = _shipped_root() / name
-    return _load_directory(directory) if (directory / CONFIG_FILE).is_file() else None
-
-
-def shipped_names() -> list[str]:
-    """Names that `load_shipped` knows."""
-    return sorted(p.parent.name for p in _shipped_root().glob(f"*/{CONFIG_FILE}"))
-
-
-def _shipped_root() -> epath.Path:
-    return epath.Path(str(importlib.resources.files("imagen_jax"))) / "weights"
+    return _merge(path, [load_directory(directory) for directory in stage_directories])
 
 
 def check_params(stage_name: str, params: Params, expected: Params) -> None:
@@ -283,7 +269,8 @@ def check_params(stage_name: str, params: Params, expected: Params) -> None:
         )
 
 
-def _load_directory(directory: epath.Path) -> Artefact:
+def load_directory(directory: epath.Path) -> Artefact:
+    """Reads one directory with a `config.json`; see `load`."""
     while True:
         text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
         try:
@@ -301,10 +288,11 @@ def _load_as_described(directory: epath.Path, text: str) -> Artefact:
         version = content["format_version"]
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise UserError(f"{config_path} is not the configuration of an artefact") from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise UserError(
-            f"{config_path} has format version {version!r}; this package reads version "
-            f"{FORMAT_VERSION}. Update imagen_jax, or export the weights again"
+            f"{config_path} has format version {version!r}; this package reads "
+            f"{', '.join(map(str, READABLE_VERSIONS))}. Update imagen_jax, or export the weights "
+            "again"
         )
     try:
         return Artefact(

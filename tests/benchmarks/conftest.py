@@ -1,4 +1,4 @@
-"""Leaves the tests of the peer out where it is not installed: it is in none of the extras."""
+"""Ignores the tests of imagen-pytorch where it is not installed; no extra installs it."""
 
 from benchmarks.imagen_pytorch_peer import is_installed
 

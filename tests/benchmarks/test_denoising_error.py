@@ -1,4 +1,4 @@
-"""The benchmarks of base stages end with a message where there is none."""
+"""Weights without the base stage end the command with a message."""
 
 import argparse
 
@@ -15,7 +15,7 @@ from benchmarks.denoising_error import load_denoisers
         ("imagen_jax/weights/shapes", "sr64", "'sr64' is a super-resolution stage"),
     ],
 )
-def test_what_is_no_base_stage_is_told_in_one_line(directory, stage, message, capsys):
+def test_a_missing_base_stage_is_one_message(directory, stage, message, capsys):
     with pytest.raises(SystemExit):
         load_denoisers(argparse.ArgumentParser(), [directory], stage)
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The sweep runs, keeps what it drew, and its figures follow the guidance weight."""
+"""The sweep runs, keeps its pictures, and its figures follow the guidance weight."""
 
 import json
 
@@ -9,7 +9,7 @@ from benchmarks import guidance_sweep
 pytestmark = pytest.mark.slow
 
 
-def test_sweep_writes_figures_and_goes_on_where_it_was(tmp_path, capsys):
+def test_sweep_writes_figures_and_continues(tmp_path, capsys):
     pytest.importorskip("matplotlib")  # CI installs it for the slow tests
     arguments = [f"--out={tmp_path}", "--num_prompts=5", "--guidance_weights=1,9"]
     assert guidance_sweep.main(arguments) == 0
@@ -19,7 +19,7 @@ def test_sweep_writes_figures_and_goes_on_where_it_was(tmp_path, capsys):
     sweep = json.loads((tmp_path / "sweep.json").read_text())
     cells = {(c["threshold"], c["guidance_weight"]): c["stages"]["base"] for c in sweep["cells"]}
     assert set(cells) == {(t, w) for t in ("none", "static", "dynamic") for w in (1.0, 9.0)}
-    # Without thresholding, guidance drives pixels out of range; that is what it is for.
+    # Without a threshold, guidance drives pixels out of range.
     assert cells["none", 9.0]["clipped pixels"] > cells["none", 1.0]["clipped pixels"]
     assert all(cell["accepted"] is None for cell in cells.values())
     assert all(0 <= c["stages"]["sr64"]["accepted"] <= 1 for c in sweep["cells"])

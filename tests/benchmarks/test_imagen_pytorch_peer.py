@@ -1,11 +1,11 @@
-"""imagen-pytorch runs, and the networks compared are as equal as docs/benchmarks.md says."""
+"""imagen-pytorch runs, and the compared networks are as equal as docs/benchmarks.md says."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
+from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_cascade, tiny_stage
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import graphs, imagen_pytorch_peer, ours, peer_curve
@@ -17,7 +17,7 @@ from imagen_jax.text.encoder import load_encoder
 
 @pytest.mark.parity
 def test_the_equal_graphs_are_equal():
-    length, dim = 32, 128  # of the encoder and the captions of configs/shapes32.py
+    length, dim = 32, 128  # tokens of a caption, width of the embedded encoder
     unet = imagen_pytorch_peer.equal_unet(length, dim, 0)
     text = {
         "text_embeds": torch.ones(1, length, dim),
@@ -26,8 +26,9 @@ def test_the_equal_graphs_are_equal():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(torch.ones(1, 3, 16, 16), torch.zeros(1), **text)
     theirs = sum(parameter.numel() for parameter in unet.parameters())
-    stage = tiny_stage(model=graphs.EQUAL_MODEL)
-    parameters, flops = size_and_flops(ours.equal_graph(stage, dim), length)
+    cascade = tiny_cascade(model=graphs.EQUAL_MODEL)
+    network = ours.open_equal_graph(cascade, "stage", dim).network
+    parameters, flops = size_and_flops(network, 16, length)
     # Text conditioning and attention differ, see docs/benchmarks.md; the convolutions do not.
     assert parameters == pytest.approx(theirs, rel=0.04)
     assert flops == pytest.approx(counter.get_total_flops(), rel=0.03)
@@ -35,7 +36,7 @@ def test_the_equal_graphs_are_equal():
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_its_programs_run_and_the_parameters_are_as_asked():
+def test_its_programs_run_with_about_the_requested_parameters():
     subject = imagen_pytorch_peer.build(
         imagen_pytorch_peer.readme_unet, tiny_stage(), TEXT_LENGTH, TEXT_DIM, 2, 4_000_000
     )
@@ -47,11 +48,11 @@ def test_its_programs_run_and_the_parameters_are_as_asked():
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
+def test_peer_curve_trains_samples_and_scores(tmp_path, monkeypatch):
     arguments = ["--minutes=0.001", "--every=0.001", "--num_prompts=5", "--parameters=100000"]
     monkeypatch.setattr("sys.argv", ["peer_curve", f"--out={tmp_path}", *arguments])
     peer_curve.main()
-    # Less time than one step takes: the first step ends it.
+    # The time limit is shorter than one step, so the first step ends the run.
     (point,) = json.loads((tmp_path / "curve.json").read_text())
     assert point["seen"] == {"base": 32}
     assert set(point["accepted"]) > {"one object", "two objects", "count"}
@@ -61,10 +62,10 @@ def test_its_learning_curve_is_drawn_and_scored(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_its_pictures_are_those_of_what_it_has_learned_last():
+def test_pictures_come_from_the_parameters_and_not_from_their_average():
     config = load_config(peer_curve.CONFIG)
-    text = peer_curve.PeerText(load_encoder(TextConfig(max_length=config.text.max_length)))
-    trainer = peer_curve.make_trainer(config.stages["base"], text, 100_000)
+    text = peer_curve.PeerText(load_encoder(TextConfig(max_length=peer_curve.TEXT_LENGTH)))
+    trainer = peer_curve.make_trainer(text, 100_000)
     prompts = load_prompts(config.data, 5).prompts[:1]
     captions = [prompt.text for prompt in prompts]
     image = np.zeros((1, 32, 32, 3), np.uint8)
@@ -72,7 +73,7 @@ def test_its_pictures_are_those_of_what_it_has_learned_last():
     before = peer_curve.draw(trainer, prompts, text, 1)
     with torch.no_grad():
         for parameter in trainer.imagen.unets.parameters():
-            parameter.add_(0.1)  # as one step more would; its moving average stays
+            parameter.add_(0.1)  # stands in for one more step; the average does not change
     after = peer_curve.draw(trainer, prompts, text, 1)
     assert np.abs(after.astype(int) - before).mean() > 1.0
 
@@ -81,7 +82,7 @@ def test_its_pictures_are_those_of_what_it_has_learned_last():
     ("argument", "message"), [("--num_prompts=2", "at least 5"), ("--minutes=0", "positive")]
 )
 @pytest.mark.parity
-def test_wrong_arguments_are_refused_in_a_line(tmp_path, monkeypatch, capsys, argument, message):
+def test_wrong_arguments_are_one_message(tmp_path, monkeypatch, capsys, argument, message):
     monkeypatch.setattr("sys.argv", ["peer_curve", f"--out={tmp_path}", argument])
     with pytest.raises(SystemExit):
         peer_curve.main()

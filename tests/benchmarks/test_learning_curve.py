@@ -1,4 +1,4 @@
-"""The learning curve of a cascade: both stages are trained at once, and the last is scored."""
+"""The learning curve trains both stages at once and scores the last one."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 from benchmarks import learning_curve
 from imagen_jax.weights import artefact
 
-# 32 pixels at the end, the fewest that the scorer reads.
+# The last stage gets 32 pixels, the fewest that the scorer reads.
 OVERRIDES = (
     "--config.stages.base.resolution=16",
     "--config.stages.sr16.resolution=32",
@@ -19,7 +19,7 @@ OVERRIDES = (
 )
 
 
-def test_cores_are_dealt_out():
+def test_cores_are_divided():
     cores = os.sched_getaffinity(0)
     for parts in (1, 2, len(cores) + 1):
         shares = learning_curve.shares_of_cores(parts)
@@ -34,7 +34,7 @@ def test_both_stages_are_trained_and_the_last_is_scored(tmp_path, monkeypatch, c
     mine = os.sched_getaffinity(0)
     learning_curve.main()
     assert os.sched_getaffinity(0) == mine
-    # The runs are over long before five minutes are: one copy, the last.
+    # The runs end long before the five minutes, so there is one copy, the last.
     (point,) = json.loads((tmp_path / "curve.json").read_text())
     assert point["seen"] == {"base": 16, "sr16": 24} and 0.0 < point["minutes"] < 5.0
     assert set(point["accepted"]) > {"one object", "two objects", "count"}
@@ -43,15 +43,15 @@ def test_both_stages_are_trained_and_the_last_is_scored(tmp_path, monkeypatch, c
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     assert "base 16 images  sr16 24 images" in capsys.readouterr().out
 
-    # Given again it trains nothing and scores nothing again.
+    # The same command neither trains nor scores again.
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.setattr(subprocess, "run", None)
     learning_curve.main()
     assert json.loads((tmp_path / "curve.json").read_text()) == [point]
 
 
-def test_a_run_that_leaves_no_weights_is_told(tmp_path, monkeypatch):
+def test_a_run_without_weights_is_one_message(tmp_path, monkeypatch):
     arguments = ["--config=configs/tiny.py", "--", "--config.stages.base.model.kind=nothing"]
     monkeypatch.setattr("sys.argv", ["learning_curve", f"--out={tmp_path}", *arguments])
-    with pytest.raises(SystemExit, match="no weights of every stage"):
+    with pytest.raises(SystemExit, match="has no weights"):
         learning_curve.main()

@@ -1,4 +1,4 @@
-"""Timing in turns, ratios, tables, and the count of floating-point operations."""
+"""Timing in turns, ratios and tables."""
 
 import json
 import time
@@ -12,7 +12,7 @@ FACTS = Facts(units=4, matrix_flops=1e9)
 
 
 class Clock:
-    """Stands in for a worker: takes a fixed time and writes down when it ran."""
+    """Stands in for a worker: takes a fixed time and records its calls."""
 
     def __init__(self, name: str, seconds: float, log: list[tuple[str, str, int]]):
         self.name, self.seconds, self.log = name, seconds, log
@@ -34,8 +34,8 @@ def test_workers_take_turns():
     log = []
     workers = [Clock("a", 0.1, log), Clock("b", 0.5, log)]
     results = measure.alternate(workers, rounds=2, seconds=1.0)
-    # After two calls of each to warm up and to learn how many fit: 1 s of a train step, a quarter
-    # of it for the programs that find the peak.
+    # After two calls of each (a warm-up, and one to choose the number of calls): 1 s of a train
+    # step, a quarter of that for the programs that find the peak.
     one_round = [
         ("a", measure.MATMUL, 2),
         ("b", measure.MATMUL, 1),
@@ -48,18 +48,18 @@ def test_workers_take_turns():
     assert json.loads(json.dumps(measure.as_json(results)))["a"][measure.TRAIN]["seconds"]
 
 
-def test_a_worker_is_a_process_of_its_own():
+def test_a_worker_is_its_own_process():
     worker = Worker("sleeper", sleepy, 1, (20,))
     try:
         assert (worker.parameters, worker.facts) == (7, {measure.TRAIN: FACTS})
         seconds, _ = worker.run(measure.TRAIN, 3)
     finally:
         worker.close()
-    assert 0.06 <= seconds < 1.0  # three sleeps, on a machine that may be busy
+    assert 0.06 <= seconds < 1.0  # three sleeps; the machine may be busy
 
 
 def test_ratio_compares_neighbouring_rounds():
-    # The machine gets ten times slower half-way; the first stays twice as fast.
+    # The machine becomes ten times slower half-way; the first stays twice as fast.
     first = Result(FACTS, [1.0, 1.0, 10.0, 10.0], None)
     second = Result(FACTS, [2.0, 2.0, 20.0, 20.0], None)
     assert measure.speed_ratio(first, second) == pytest.approx((2.0, 2.0, 2.0))

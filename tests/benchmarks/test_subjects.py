@@ -1,20 +1,20 @@
-"""The programs that are timed: they run, and the networks compared are as equal as docs say."""
+"""The timed programs run, and their facts are right."""
 
 import jax
 import jax.numpy as jnp
 import pytest
-from networks import TEXT_DIM, TEXT_LENGTH, size_and_flops, tiny_stage
+from networks import TEXT_DIM, size_and_flops, tiny_cascade
 
 from benchmarks import graphs, ours
 from benchmarks.measure import DENOISE, TRAIN
-from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, init_params, project_text
+from imagen_jax.models import EfficientUNetConfig, apply_network, init_params, project_text
+from imagen_jax.stage import open_stage
 from imagen_jax.types import TextCond
 
 
 @pytest.mark.slow
 def test_our_programs_run_and_their_facts_agree():
-    small = ModelConfig(  # joint attention at its only level: compiled twice, it has to be tiny
+    small = EfficientUNetConfig(
         channels=(16,),
         num_res_blocks=(1,),
         strides=(2,),
@@ -22,45 +22,30 @@ def test_our_programs_run_and_their_facts_agree():
         text_attention=("joint",),
         head_dim=16,
     )
-    stage = tiny_stage(low_resolution=8, model=small)
-    subject = ours.build(ours.stage_network, stage, TEXT_LENGTH, TEXT_DIM, 3)
-    parameters, forward = size_and_flops(ours.stage_network(stage, TEXT_DIM))
+    cascade = tiny_cascade(low_resolution=8, model=small)
+    subject = ours.build(open_stage, cascade, "stage", TEXT_DIM, 3)
+    parameters, forward = size_and_flops(open_stage(cascade, "stage", TEXT_DIM).network, 16)
     assert subject.parameters == parameters
     for name in (TRAIN, DENOISE):
         subject.programs[name].run(2)
     train, denoise = (subject.programs[name].facts for name in (TRAIN, DENOISE))
     assert (train.units, denoise.units) == (4, 4 * 3)
-    # Forward and two gradients; the picture itself needs none.
+    # Forward and two gradients; the input picture needs no gradient.
     assert 2.8 * forward < train.matrix_flops < 3.0 * forward
-    # Two passes, the text projected once for three steps and not three times.
+    # Two passes; the text is projected once for the three steps.
     assert 1.8 * forward < denoise.matrix_flops < 2.0 * forward
     # At least parameters, their average and Adam's two moments.
     assert train.program_bytes > 4 * 4 * parameters
     assert train.program_bytes > denoise.program_bytes > 4 * parameters
 
 
-@pytest.mark.parametrize("low_resolution", [0, 8])
-def test_usual_order_has_the_same_blocks_and_more_work(low_resolution):
-    stage = tiny_stage(low_resolution)
-    networks = ours.stage_network(stage, TEXT_DIM), ours.usual_order(stage, TEXT_DIM)
-    shapes = [
-        jax.eval_shape(lambda key, model=model: init_params(model, key), jax.random.key(0))
-        for model in networks
-    ]
-    left_out = {name: shapes[0].pop(name) for name in ("down_0_resample", "up_0_resample")}
-    assert left_out and shapes[0] == shapes[1]
-    (_, efficient), (_, usual) = map(size_and_flops, networks)
-    # Four times the positions in every block; stem and head are the same.
-    assert 2.0 < usual / efficient < 4.0
-
-
 @pytest.mark.slow
 def test_equal_graph_is_a_network_of_the_package():
-    model = ours.equal_graph(tiny_stage(), TEXT_DIM)
+    model = ours.open_equal_graph(tiny_cascade(), "stage", TEXT_DIM).network
     params = init_params(model, jax.random.key(0))
     text = TextCond(tokens=jnp.ones((2, 3, TEXT_DIM)), mask=jnp.ones((2, 3), bool))
     z = jnp.ones((2, 16, 16, 3))
-    out = apply_model(model, params, z, jnp.zeros(2), project_text(model, params, text))
+    out = apply_network(model, params, z, jnp.zeros(2), project_text(model, params, text))
     assert out.shape == z.shape and not out.any()  # the head starts at zero
 
 

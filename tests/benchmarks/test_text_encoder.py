@@ -1,4 +1,4 @@
-"""Sizes of the T5 encoders and what one caption costs."""
+"""Sizes of the T5 encoders, and FLOPs of one caption."""
 
 import jax
 import pytest
@@ -25,7 +25,7 @@ def test_parameters_of_each_size(size, millions):
 
 
 def test_a_program_for_a_mesh_gathers_layers_and_nothing_else(monkeypatch):
-    """No all-to-all, and no weights that are whole on a device for longer than their layer."""
+    """No all-to-all, and a device holds the whole weights of one layer at a time."""
     from imagen_jax.parallel import sharding
 
     monkeypatch.setattr(sharding, "FROZEN_BYTES_PER_DEVICE", 1)
@@ -41,12 +41,12 @@ def test_a_program_for_a_mesh_gathers_layers_and_nothing_else(monkeypatch):
     )
     memory = compiled.memory_analysis()
     assert memory.argument_size_in_bytes < 1.1 * weights / 8
-    # One layer of twelve, in two copies, and float32 where this CPU has no bfloat16 products.
+    # Two copies of one layer of twelve, in float32 because this CPU has no bfloat16 products.
     assert memory.temp_size_in_bytes < 4 * weights / 12
 
 
 def test_flops_of_a_caption():
     config = text_encoder.t5_config("xxl")
-    # 2 x 4.631 B parameters for each token, and the products of attention.
+    # 2 x 4.631 B parameters for each token, plus the products of attention.
     dense = 2 * 128 * 4.630710e9
     assert text_encoder.flops_per_caption(config, 128) == pytest.approx(dense, rel=0.015)

@@ -95,13 +95,14 @@ def test_histogram():
 
 def test_command(faulty, tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
-    flags = [TINY, "--source=webdataset", f"--path={faulty}", f"--out={out}", "--seconds=0.1"]
+    flags = [TINY, "--config.data.source=webdataset", f"--config.data.path={faulty}"]
+    flags += [f"--out={out}", "--seconds=0.1"]
     assert check_data.main([*flags, "--images_per_second=1e9"]) == 0
     assert "STARVED" in capsys.readouterr().out
     assert out.read_text().count("<img") >= 24
     for wrong, message in (
         (["--stage=nothing"], "not one of base, sr16"),
-        (["--min_side=100"], "none of the items"),
+        (["--config.data.min_side=100"], "none of the items"),
         (["--images_per_second=0"], "must be positive"),
     ):
         assert check_data.main([*flags, *wrong]) == 2

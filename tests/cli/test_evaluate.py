@@ -20,7 +20,7 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
     # 5 prompts and 7 more of each for diversity in both stages, and 5 true ones.
     assert "85 pictures drawn" in printed.out and "0 drawn before" in printed.out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["settings"]["stages"]["base"]["sampling"]["guidance_weight"] == 1.5
+    assert report["settings"]["stages"]["base"]["sampling"]["guidance"]["weight"] == 1.5
     assert report["settings"]["stages"]["sr16"]["sampling"]["num_steps"] == 1
     assert (tmp_path / "out" / "report.html").read_text().count("<img") == 5 * 2
     # Nothing could be scored, so nothing can be compared.
@@ -29,7 +29,8 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "85 drawn before" in printed.out and "no scored stage in common" in printed.err
     assert evaluate.main([*arguments, "--eta=0.5"]) == 2
-    assert "stages.base.sampling.eta: 0.0 in the directory, 0.5 now" in capsys.readouterr().err
+    message = "stages.base.sampling.sampler.eta: 0.0 in the directory, 0.5 now"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,18 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
         (["--num_steps=sr64=3"], "no stage 'sr64'"),
         (["--compare=missing.json"], "missing.json cannot be read"),
         (["--config=configs/missing.py"], "does not exist"),
-        (["--weights=shapes"], "--weights stands alone"),
+        (["--weights=shapes"], "--weights=shapes, not both"),
         (["--text_encoder=nowhere"], "nowhere"),
+        (["--config=tiny", "--config.text.encoder=nowhere"], "text.encoder is 'nowhere'"),
+        (["--config=tiny", "--config.stages.base.sample.percentile=0.9"], "99.5"),
+        (
+            ["--config=tiny", "--config.data.source=folder", "--config.data.path=/nowhere"],
+            "config.data.path=/nowhere does not exist",
+        ),
+        (
+            ["--config=tiny", "--config.data.source=folder", "--data_path=/here"],
+            "config.data.path=/here does not exist",
+        ),
     ],
 )
 def test_bad_input_is_a_message_and_status_2(workdir, tmp_path, capsys, arguments, message):

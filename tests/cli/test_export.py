@@ -23,6 +23,35 @@ def test_stages_of_a_run_become_one_directory(tmp_path, capsys):
         np.testing.assert_allclose(loaded.stages[name].params["a"], i + 0.1, rtol=2**-11)
 
 
+def test_a_config_gives_the_sampling_settings_and_must_be_of_that_network(
+    workdir, config, tmp_path
+):
+    flags = [f"--workdir={workdir}", f"--out={tmp_path}", "--config=tiny"]
+    assert export.main([*flags, "--config.stages.sr16.sample.num_steps=7"]) == 0
+    exported = artefact_lib.load(tmp_path).config
+    assert exported.stages["sr16"].sample.num_steps == 7
+    assert exported.stages["base"] == config.stages["base"]
+    assert export.main([*flags, "--config.stages.base.model.channels=(8,16)"]) == 2
+
+
+def test_weights_that_ship_are_exported_by_their_name(tmp_path):
+    for flag in ("--weights=shapes", "--config=shapes"):
+        out = tmp_path / flag
+        assert export.main([flag, f"--out={out}"]) == 0
+        assert (out / "base.safetensors").read_bytes() == (
+            artefact_lib._shipped_root() / "shapes" / "base.safetensors"
+        ).read_bytes()
+
+
 def test_nothing_to_export(tmp_path, capsys):
     assert export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
     assert "no weights in" in capsys.readouterr().err
+    assert export.main([f"--workdir={tmp_path}"]) == 2
+    assert "--out is needed" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert export.main(["--weights=shapes", f"--out={tmp_path / 'file'}"]) == 2
+    assert "is a file; give a directory" in capsys.readouterr().err
+    assert export.main(["--weights=shpes", f"--out={tmp_path / 'out'}"]) == 2
+    assert "not the name of weights that ship with the package (emoji, shapes)" in (
+        capsys.readouterr().err
+    )

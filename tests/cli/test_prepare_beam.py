@@ -20,10 +20,11 @@ from imagen_jax.stores.writer import StorePlan, begin_store
 
 # The extra is there in the second part of CI.
 pytestmark = pytest.mark.slow
+TINY = "--config=tiny"
 
 
 def run(*flags) -> int:
-    return prepare_data.main([str(flag) for flag in flags])
+    return prepare_data.main([TINY, *(str(flag) for flag in flags)])
 
 
 def contents(directory):
@@ -42,7 +43,7 @@ def nothing(path):
 
 
 SOURCES = {
-    "webdataset": (layouts.write_flawed_tars, ["--min_side=0.3", "--image_size=20"]),
+    "webdataset": (layouts.write_flawed_tars, ["--config.data.min_side=0.3", "--image_size=20"]),
     "folder": (write_folder, []),
     "parquet": (lambda path: layouts.write_img2dataset_parquet(path, 30), ["--max_items=21"]),
     "shapes": (nothing, ["--max_items=18", "--image_size=16"]),
@@ -99,8 +100,8 @@ def test_the_bytes_are_those_of_the_plain_command(
     write, flags = SOURCES[source]
     write(tmp_path / "set")
     monkeypatch.chdir(tmp_path)
-    flags = [f"--source={source}", "--shard_size=7", *flags]
-    flags += ["--path=set"] if source != "shapes" else []
+    flags = [f"--config.data.source={source}", "--shard_size=7", *flags]
+    flags += ["--config.data.path=set"] if source != "shapes" else []
     assert run(*flags, "--out=plain") == 0
     printed = capsys.readouterr().out
     assert run(*flags, "--out=beam", *runner_flags) == 0
@@ -120,10 +121,11 @@ def test_the_bytes_are_those_of_the_plain_command(
 @pytest.mark.multiprocess
 def test_killed_at_random_ends_as_one_that_was_not(tmp_path):
     layouts.write_img2dataset_tars(tmp_path / "tars", 1500, 300)
-    flags = ["--source=webdataset", f"--path={tmp_path / 'tars'}", "--shard_size=25"]
+    flags = ["--config.data.source=webdataset", f"--config.data.path={tmp_path / 'tars'}"]
+    flags += ["--shard_size=25"]
     assert run(*flags, f"--out={tmp_path / 'whole'}") == 0
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", *flags, f"--out={killed}"]
+    command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", TINY, *flags, f"--out={killed}"]
     draw, kills, made = random.Random(3), 0, {}
     while True:
         process = subprocess.Popen([*command, "--runner=DirectRunner"])
@@ -150,15 +152,16 @@ def test_killed_at_random_ends_as_one_that_was_not(tmp_path):
 @pytest.mark.multiprocess
 def test_interrupted_it_says_how_to_go_on(tmp_path):
     layouts.write_img2dataset_tars(tmp_path / "tars", 1500, 300)
-    command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", "--source=webdataset"]
-    command += [f"--path={tmp_path / 'tars'}", f"--out={tmp_path / 'out'}", "--shard_size=25"]
+    command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", TINY]
+    command += ["--config.data.source=webdataset", f"--config.data.path={tmp_path / 'tars'}"]
+    command += [f"--out={tmp_path / 'out'}", "--shard_size=25"]
     process = subprocess.Popen([*command, "--runner=DirectRunner"], stderr=subprocess.PIPE)
     while not list((tmp_path / "out").glob("unfinished/shard-*.json")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"The same command goes on" in said
+    assert process.returncode == 130 and b"The same command continues" in said
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -171,7 +174,8 @@ def test_a_shard_that_fails_is_one_message(runner_flags, tmp_path, capsys):
             item[f"{i:09d}.png"] = b"no picture"
         files += item.items()
     layouts.write_tar(tmp_path / "tars" / "0.tar", files)
-    flags = ["--source=webdataset", f"--path={tmp_path / 'tars'}", "--shard_size=20"]
+    flags = ["--config.data.source=webdataset", f"--config.data.path={tmp_path / 'tars'}"]
+    flags += ["--shard_size=20"]
     beam = [*flags, f"--out={tmp_path / 'beam'}"]
     assert run(*beam, *runner_flags) == 2
     said = capsys.readouterr().err
@@ -182,10 +186,10 @@ def test_a_shard_that_fails_is_one_message(runner_flags, tmp_path, capsys):
     assert not (tmp_path / "beam" / "manifest.json").exists()
     made = {p: p.stat().st_ino for p in (tmp_path / "beam").glob("shard-*")}
     assert len(made) == 2
-    assert run(*beam, "--max_bad_share=1", *runner_flags) == 0
+    assert run(*beam, "--config.data.max_bad_share=1", *runner_flags) == 0
     assert made.items() <= {p: p.stat().st_ino for p in (tmp_path / "beam").iterdir()}.items()
     assert "left out: 20 bad: not a picture" in capsys.readouterr().out
-    assert run(*flags, f"--out={tmp_path / 'plain'}", "--max_bad_share=1") == 0
+    assert run(*flags, f"--out={tmp_path / 'plain'}", "--config.data.max_bad_share=1") == 0
     assert contents(tmp_path / "beam") == contents(tmp_path / "plain")
 
 
@@ -195,7 +199,7 @@ def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr("imagen_jax.data.prepare_beam.reader", broken)
     with pytest.raises(ZeroDivisionError, match="a defect"):
-        run("--source=shapes", "--max_items=4", f"--out={tmp_path}", "--runner=DirectRunner")
+        run("--max_items=4", f"--out={tmp_path}", "--runner=DirectRunner")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,7 @@ def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
 )
 def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):
     out = tmp_path / "new"
-    assert run("--source=shapes", "--max_items=4", f"--out={out}", *flags) == 2
+    assert run("--max_items=4", f"--out={out}", *flags) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 
@@ -219,7 +223,15 @@ def test_workers_are_given_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = []
     monkeypatch.setattr(prepare_beam, "Work", lambda *args: given.append(Work(*args)) or given[0])
-    assert run("--source=folder", "--path=set", "--out=store", "--runner=DirectRunner") == 0
+    assert (
+        run(
+            "--config.data.source=folder",
+            "--config.data.path=set",
+            "--out=store",
+            "--runner=DirectRunner",
+        )
+        == 0
+    )
     assert given[0].config.path == str(tmp_path / "set")
     assert given[0].plan.directory == str(tmp_path / "store")
 

@@ -15,6 +15,9 @@ from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data.source import load_source
 
+TINY = "--config=tiny"
+FOLDER = "--config.data.source=folder"
+
 
 @pytest.fixture
 def tars(tmp_path):
@@ -23,7 +26,7 @@ def tars(tmp_path):
 
 
 def run(*flags) -> int:
-    return prepare_data.main([str(flag) for flag in flags])
+    return prepare_data.main([TINY, *(str(flag) for flag in flags)])
 
 
 def contents(directory):
@@ -32,8 +35,9 @@ def contents(directory):
 
 def test_webdataset(tars, tmp_path, capsys):
     out = tmp_path / "store"
-    flags = ["--source=webdataset", f"--path={tars}", f"--out={out}", "--shard_size=8"]
-    assert run(*flags, "--min_side=0.3", "--image_size=20") == 0
+    flags = ["--config.data.source=webdataset", f"--config.data.path={tars}"]
+    flags += [f"--out={out}", "--shard_size=8"]
+    assert run(*flags, "--config.data.min_side=0.3", "--image_size=20") == 0
     printed = capsys.readouterr().out
     assert "left out: 1 bad: no caption" in printed
     assert "left out: 1 filtered: picture too small" in printed
@@ -52,7 +56,7 @@ def test_webdataset(tars, tmp_path, capsys):
 
 
 def test_endless_and_drawn_sources(tmp_path, capsys):
-    flags = ["--source=shapes", f"--out={tmp_path / 'store'}", "--image_size=16"]
+    flags = ["--config.data.source=shapes", f"--out={tmp_path / 'store'}", "--image_size=16"]
     assert run(*flags) == 2
     assert "--max_items" in capsys.readouterr().err
     assert run(*flags, "--max_items=12") == 0
@@ -67,23 +71,29 @@ def test_endless_and_drawn_sources(tmp_path, capsys):
 
 
 def test_too_many_bad_items(tars, tmp_path, capsys):
-    flags = ["--source=webdataset", f"--path={tars}", f"--out={tmp_path / 'store'}"]
-    assert run(*flags, "--max_bad_share=0.01") == 2
+    flags = ["--config.data.source=webdataset", f"--config.data.path={tars}"]
+    flags += [f"--out={tmp_path / 'store'}"]
+    assert run(*flags, "--config.data.max_bad_share=0.01") == 2
     assert "1 bad: no caption" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out={new}"], "give --config"),
-        (["--source=folder", "--path={empty}"], "--out is needed"),
-        (["--source=floder", "--path={empty}", "--out={new}"], "webdataset"),
-        (["--source=folder", "--path={empty}", "--out={new}"], "no picture at all"),
-        (["--source=mix", "--out={new}"], "mix"),
-        (["--verify={empty}"], "not a record store"),
-        (["--source=shapes", "--out={new}", "--", "--region=x"], "--region=x"),
+        ([FOLDER, "--config.data.path={empty}"], "--out is needed"),
         (
-            ["--source=shapes", "--out={new}", "--runner=DirectRunner", "--process_count=2"],
+            ["--config.data.source=floder", "--config.data.path={empty}", "--out={new}"],
+            "webdataset",
+        ),
+        (
+            ["--config.data.source=folder", "--config.data.path={empty}", "--out={new}"],
+            "no picture at all",
+        ),
+        (["--config.data.source=mix", "--out={new}"], "mix"),
+        (["--verify={empty}"], "not a record store"),
+        (["--out={new}", "--", "--region=x"], "--region=x"),
+        (
+            ["--out={new}", "--runner=DirectRunner", "--process_count=2"],
             "--process_count",
         ),
     ],
@@ -96,9 +106,15 @@ def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_config_is_needed(tmp_path, capsys):
+    assert prepare_data.main([f"--out={tmp_path / 'new'}"]) == 2
+    assert "--config is needed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_beam_is_an_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    flags = ["--source=shapes", f"--out={tmp_path / 'new'}", "--max_items=2"]
+    flags = ["--config.data.source=shapes", f"--out={tmp_path / 'new'}", "--max_items=2"]
     assert run(*flags, "--runner=DirectRunner") == 2
     assert "pip install 'imagen-jax[beam]'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -110,8 +126,9 @@ def test_killed_at_random_ends_as_one_that_was_not(tmp_path):
     layouts.write_img2dataset_tars(tmp_path / "tars", 3000, 300)
 
     def start(out):
-        command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", "--source=webdataset"]
-        command += [f"--path={tmp_path / 'tars'}", f"--out={out}", "--shard_size=50"]
+        command = [sys.executable, "-m", "imagen_jax.cli.prepare_data", TINY]
+        command += ["--config.data.source=webdataset", f"--config.data.path={tmp_path / 'tars'}"]
+        command += [f"--out={out}", "--shard_size=50"]
         return subprocess.Popen(command)
 
     assert start(tmp_path / "whole").wait(100) == 0

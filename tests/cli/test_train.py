@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
     "flags, message",
     [
         ([], "--config is needed"),
-        (["--config=configs/nothing.py"], "No such file"),
+        (["--config=configs/nothing.py"], "configs/nothing.py does not exist"),
         ([TINY], "--workdir is needed"),
         ([TINY, "--workdir={file}"], "is a file; give a directory"),
         ([TINY, "--workdir={new}", "--stage=bse"], "not one of base, sr16"),
@@ -48,8 +47,11 @@ def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
             [TINY, "--workdir={new}", "--coordinator=a:1", "--num_processes=2", "--process_id=2"],
             "--process_id=2 must be from 0 to 1",
         ),
-        ([TINY, "--config.sede=3"], 'Did you mean "seed"'),
-        ([TINY, "--config.stages.base.train.batchsize=3"], 'Did you mean "batch_size"'),
+        ([TINY, "--config.sede=3"], "did you mean config.seed?"),
+        (
+            [TINY, "--config.stages.base.train.batchsize=3"],
+            "did you mean config.stages.base.train.batch_size?",
+        ),
         ([TINY, "--config.stages.base.train.batch_size=x"], "batch_size=x"),
         ([TINY, "--workdir={new}", "--config.stages.base.sample.percentile=0.995"], "in percent"),
         ([TINY, "--workdir={new}", "--config.mesh.data=3"], "does not cover 1 device"),
@@ -81,7 +83,7 @@ def test_wrong_input_is_one_message(tmp_path, flags, message):
     (tmp_path / "empty").mkdir()
     places = {name: str(tmp_path / name) for name in ("file", "new", "empty")}
     result = train(*(flag.format(**places) for flag in flags))
-    assert result.returncode in (1, 2)
+    assert result.returncode == 2
     assert message.format(**places) in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "new").exists()
@@ -93,12 +95,3 @@ def test_a_batch_that_does_not_divide_names_one_that_does(tmp_path):
     assert result.returncode == 2
     assert "batch_size=9 does not divide over the 8" in result.stderr
     assert "for example 8" in result.stderr
-
-
-def test_help_answers_within_three_seconds_and_names_the_flags():
-    start = time.monotonic()
-    result = train("--help")
-    # Process start and imports alone; ten times what it takes on an idle core.
-    assert time.monotonic() - start < 3
-    for flag in ("--config", "--workdir", "--stage", "--init_from", "--dry_run"):
-        assert flag in result.stdout

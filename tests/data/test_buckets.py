@@ -17,10 +17,8 @@ from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
     MixConfig,
-    ModelConfig,
     StageConfig,
     from_json_dict,
-    stage_shapes,
     to_json_dict,
 )
 from imagen_jax.data import picture_sizes
@@ -30,6 +28,7 @@ from imagen_jax.data.images import decode_crop, decode_image, stored_size
 from imagen_jax.data.pipeline import batches, spread_items
 from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
+from imagen_jax.models import EfficientUNetConfig
 
 SIZE, BATCH = 16, 4
 # At strides of 2: 20x14 and 14x20.
@@ -37,7 +36,7 @@ ASPECTS = ("1:1", "3:2", "2:3")
 SHAPES = {"1:1": (16, 16), "3:2": (14, 20), "2:3": (20, 14)}
 # Width and height of the pictures that the tests write, by number.
 SIZES = [(20, 20), (30, 20), (20, 30), (33, 22), (24, 21)]
-MODEL = ModelConfig(
+MODEL = EfficientUNetConfig(
     channels=(8,),
     num_res_blocks=(1,),
     strides=(2,),
@@ -473,11 +472,11 @@ def two_stages(aspects, resolution=32, **train) -> CascadeConfig:
 
 def test_shapes_have_the_area_of_the_square_and_every_stage_the_same_ratio():
     cascade = two_stages(("1:1", "3:2", "2:3", "16:9"), resolution=64)
-    base, sr = (stage_shapes(cascade, name) for name in ("base", "sr"))
+    base, sr = (cascade.shapes(name) for name in ("base", "sr"))
     assert base == {"1:1": (64, 64), "3:2": (56, 80), "2:3": (80, 56), "16:9": (48, 88)}
     assert sr == {aspect: (4 * h, 4 * w) for aspect, (h, w) in base.items()}
-    assert stage_shapes(two_stages(()), "sr") == {"1:1": (128, 128)}
-    assert list(stage_shapes(two_stages(("6:4", "1:1")), "base")) == ["3:2", "1:1"]
+    assert two_stages(()).shapes("sr") == {"1:1": (128, 128)}
+    assert list(two_stages(("6:4", "1:1")).shapes("base")) == ["3:2", "1:1"]
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_decompression_bomb_is_bad(monkeypatch):
     ],
 )
 def test_resize_is_the_one_of_training(old, new):
-    from imagen_jax.diffusion.augmentation import resize
+    from imagen_jax.diffusion.resize import resize
 
     image = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
     expected = np.asarray(resize(image[None].astype(np.float32), *new))[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.diffusion import augmentation
+from imagen_jax.diffusion import resize as resizing
 from imagen_jax.errors import UserError
 
 
@@ -36,13 +37,13 @@ def test_downsample_is_the_mean_of_boxes(factor):
         for j in range(6 // factor):
             box = x[:, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor]
             expected[:, i, j] = box.mean(axis=(1, 2), dtype=np.float64)
-    np.testing.assert_allclose(augmentation.downsample(x, factor), expected, atol=1e-6)  # f32 sums
+    np.testing.assert_allclose(resizing.downsample(x, factor), expected, atol=1e-6)  # f32 sums
 
 
 def test_crop_then_down_is_down_then_crop():
     x = jnp.asarray(draw(32, 32))
-    crop_then_down = augmentation.downsample(x[:, 8:24, 4:20], 4)
-    down_then_crop = augmentation.downsample(x, 4)[:, 2:6, 1:5]
+    crop_then_down = resizing.downsample(x[:, 8:24, 4:20], 4)
+    down_then_crop = resizing.downsample(x, 4)[:, 2:6, 1:5]
     np.testing.assert_array_equal(crop_then_down, down_then_crop)
 
 
@@ -51,7 +52,7 @@ def test_crop_then_down_is_down_then_crop():
 def test_upsample_is_half_pixel_bilinear(factor, size):
     x = draw(*size)
     height, width = size[0] * factor, size[1] * factor
-    actual = augmentation.upsample(jnp.asarray(x), factor)
+    actual = resizing.upsample(jnp.asarray(x), factor)
     np.testing.assert_allclose(actual, bilinear_f64(x, height, width), atol=1e-6)  # f32 rounding
     by_jax = jax.image.resize(x, (2, height, width, 3), "bilinear")
     np.testing.assert_allclose(actual, by_jax, atol=1e-6)
@@ -60,7 +61,7 @@ def test_upsample_is_half_pixel_bilinear(factor, size):
 @pytest.mark.parametrize("height, width", [(5, 7), (24, 4), (9, 18), (6, 6), (12, 12), (20, 3)])
 def test_resize_treats_each_axis_by_its_own_rule(height, width):
     x = draw(12, 12)
-    actual = augmentation.resize(jnp.asarray(x), height, width)
+    actual = resizing.resize(jnp.asarray(x), height, width)
     assert actual.shape == (2, height, width, 3)
 
     def along(x, size, axis):
@@ -78,9 +79,9 @@ def test_resize_keeps_the_range_and_flat_pictures():
     flat = jnp.full((1, 10, 10, 3), 0.3)
     for size in [(5, 5), (7, 7), (20, 40), (13, 10)]:
         np.testing.assert_allclose(
-            augmentation.resize(flat, *size), np.full((1, *size, 3), 0.3), atol=1e-6
+            resizing.resize(flat, *size), np.full((1, *size, 3), 0.3), atol=1e-6
         )
-        image = augmentation.resize(jnp.asarray(np.sign(draw(10, 10))), *size)
+        image = resizing.resize(jnp.asarray(np.sign(draw(10, 10))), *size)
         assert np.max(np.abs(image)) <= 1.0 + 1e-6
 
 
@@ -109,8 +110,8 @@ def test_impossible_sizes_are_refused():
     x = jnp.zeros((1, 10, 12, 3))
     for factor in (0, 3, 7):
         with pytest.raises(UserError, match=f"reduced by {factor}"):
-            augmentation.downsample(x, factor)
+            resizing.downsample(x, factor)
     with pytest.raises(UserError, match="enlarged by 0"):
-        augmentation.upsample(x, 0)
+        resizing.upsample(x, 0)
     with pytest.raises(UserError, match="resized to 0x4"):
-        augmentation.resize(x, 0, 4)
+        resizing.resize(x, 0, 4)

@@ -9,15 +9,16 @@ import pytest
 
 from imagen_jax.config import DiffusionConfig
 from imagen_jax.diffusion import schedules
+from imagen_jax.diffusion.schedules import Cosine, Linear, NormalLevels, ShiftedCosine
 from imagen_jax.errors import UserError
 
 TIMES = np.linspace(0.0, 1.0, 1001)
 EVERY_SCHEDULE = [
-    DiffusionConfig(schedule="cosine"),
-    DiffusionConfig(schedule="linear"),
-    DiffusionConfig(schedule="shifted_cosine", shift_resolution=64),
-    DiffusionConfig(schedule="shifted_cosine", shift_resolution=4096),
-    DiffusionConfig(train_levels="normal", logsnr_mean=-2.0, logsnr_std=2.0),
+    DiffusionConfig(schedule=Cosine()),
+    DiffusionConfig(schedule=Linear()),
+    DiffusionConfig(schedule=ShiftedCosine(64)),
+    DiffusionConfig(schedule=ShiftedCosine(4096)),
+    DiffusionConfig(train_levels=NormalLevels(mean=-2.0, std=2.0)),
 ]
 
 
@@ -82,7 +83,7 @@ def test_normal_has_the_quantiles_of_its_distribution():
 @pytest.mark.parametrize("config", EVERY_SCHEDULE)
 def test_every_schedule_is_finite_decreasing_and_clipped_at_every_time(config):
     # With the default train_levels these are those of the schedule.
-    schedule = jax.jit(schedules.make_train_levels(config, 256))
+    schedule = jax.jit(config.train_levels.at(config.schedule.at(256)))
     tiny = np.finfo(np.float32).tiny
     t = f32(np.concatenate([[0.0, tiny, 1e-12, 1e-7], TIMES[1:-1], [1 - 6e-8, 1.0]]))
     logsnr = np.asarray(schedule(t))
@@ -103,10 +104,10 @@ def test_alpha_and_sigma_keep_their_precision_at_both_ends():
     np.testing.assert_allclose(sigma, 1 / np.sqrt(1 + np.exp(logsnr)), rtol=1e-6)
 
 
-def test_make_schedule_refuses_what_it_does_not_know():
-    with pytest.raises(UserError, match="quadratic"):
-        schedules.make_schedule(DiffusionConfig(schedule="quadratic"), 64)
-    with pytest.raises(UserError, match="laplace"):
-        schedules.make_train_levels(DiffusionConfig(train_levels="laplace"), 64)
-    with pytest.raises(UserError, match="positive"):
-        schedules.make_schedule(DiffusionConfig(schedule="shifted_cosine", shift_resolution=0), 64)
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(UserError, match="reference=0 must be positive"):
+        ShiftedCosine(0)
+    with pytest.raises(UserError, match=r"std=0\.0 must be positive"):
+        NormalLevels(std=0.0)
+    with pytest.raises(UserError, match=r"mean=-20\.0 must be between -20 and 20"):
+        NormalLevels(mean=-20.0)

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.diffusion.thresholding import percentile_of_magnitude, threshold
+from imagen_jax.diffusion.thresholding import (
+    DynamicThreshold,
+    NoThreshold,
+    StaticThreshold,
+    percentile_of_magnitude,
+)
 from imagen_jax.errors import UserError
 
 
@@ -28,23 +33,23 @@ def test_dynamic_is_the_papers_pseudo_code(p):
     x_hat = draw()
     expected = figure_a31(x_hat.astype(np.float64), p)
     # The position p (n - 1) is float32 here: 1e-5 of a gap between neighbours, plus rounding.
-    np.testing.assert_allclose(threshold(jnp.asarray(x_hat), "dynamic", p), expected, atol=2e-5)
+    np.testing.assert_allclose(DynamicThreshold(p)(jnp.asarray(x_hat)), expected, atol=2e-5)
 
 
 def test_dynamic_leaves_a_picture_in_range_alone_and_scales_each_image_by_itself():
     x_hat = draw()
     x_hat[0] = np.clip(x_hat[0], -0.9, 0.9)
-    result = np.asarray(threshold(jnp.asarray(x_hat), "dynamic", 99.5))
+    result = np.asarray(DynamicThreshold(99.5)(jnp.asarray(x_hat)))
     np.testing.assert_array_equal(result[0], x_hat[0])
     assert np.max(np.abs(result)) == 1.0
-    alone = threshold(jnp.asarray(x_hat[2:3]), "dynamic", 99.5)
+    alone = DynamicThreshold(99.5)(jnp.asarray(x_hat[2:3]))
     np.testing.assert_array_equal(result[2:3], alone)
 
 
 def test_static_clips_and_none_does_nothing():
     x_hat = jnp.asarray(draw())
-    np.testing.assert_array_equal(threshold(x_hat, "static"), np.clip(draw(), -1.0, 1.0))
-    np.testing.assert_array_equal(threshold(x_hat, "none"), draw())
+    np.testing.assert_array_equal(StaticThreshold()(x_hat), np.clip(draw(), -1.0, 1.0))
+    np.testing.assert_array_equal(NoThreshold()(x_hat), draw())
 
 
 def test_the_cap_bounds_the_scale():
@@ -52,19 +57,19 @@ def test_the_cap_bounds_the_scale():
     s = np.percentile(np.abs(x_hat), 99.5, axis=(1, 2, 3))
     assert s.min() < 1.5 < s.max()
     s = np.clip(s, 1.0, 1.5).reshape(-1, 1, 1, 1)
-    result = threshold(jnp.asarray(x_hat), "dynamic", 99.5, 1.5)
+    result = DynamicThreshold(99.5, 1.5)(jnp.asarray(x_hat))
     np.testing.assert_allclose(result, np.clip(x_hat, -s, s) / s, atol=2e-5)  # f32 position
-    static = threshold(jnp.asarray(x_hat), "dynamic", 99.5, 1.0)
+    static = DynamicThreshold(99.5, 1.0)(jnp.asarray(x_hat))
     np.testing.assert_array_equal(static, np.clip(x_hat, -1.0, 1.0))
 
 
 def test_settings_may_be_traced_without_changing_the_result():
     x_hat = jnp.asarray(draw())
-    traced = jax.jit(lambda x, p, cap: threshold(x, "dynamic", p, cap))
+    traced = jax.jit(lambda x, p, cap: DynamicThreshold(p, cap)(x))
     for p, cap in [(99.5, 0.0), (95.0, 1.5), (100.0, 0.0)]:
         # jit may fuse the interpolation into multiply-adds: one rounding.
         np.testing.assert_allclose(
-            traced(x_hat, p, cap), threshold(x_hat, "dynamic", p, cap), atol=1e-6
+            traced(x_hat, p, cap), DynamicThreshold(p, cap)(x_hat), atol=1e-6
         )
 
 
@@ -140,11 +145,9 @@ def test_percentile_works_under_vmap_and_scan():
 @pytest.mark.parametrize("p", [0.995, 1.0, 0.0, -5, 100.1, float("nan")])
 def test_a_percentile_that_is_not_in_percent_is_refused(p):
     with pytest.raises(UserError, match="in percent"):
-        threshold(jnp.zeros((1, 2, 2, 3)), "dynamic", p)
+        DynamicThreshold(p)
 
 
-def test_a_cap_below_one_and_an_unknown_kind_are_refused():
-    with pytest.raises(UserError, match="cap"):
-        threshold(jnp.zeros((1, 2, 2, 3)), "dynamic", 99.5, 0.5)
-    with pytest.raises(UserError, match="'clip'"):
-        threshold(jnp.zeros((1, 2, 2, 3)), "clip")
+def test_a_cap_below_one_is_refused():
+    with pytest.raises(UserError, match=r"cap=0\.5"):
+        DynamicThreshold(99.5, 0.5)

@@ -13,11 +13,12 @@ from PIL import Image
 from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
-    ModelConfig,
     SampleConfig,
     StageConfig,
     TextConfig,
 )
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import report as report_module
 from imagen_jax.evaluation import shapes_scorer
@@ -26,13 +27,14 @@ from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
 from imagen_jax.evaluation.scene_reader import SeenScene
 from imagen_jax.evaluation.tables import text_report
-from imagen_jax.models import build_model, init_params
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.sampling import Cascade
+from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.weights.artefact import Artefact, StageWeights
 
 SHAPES = DataConfig(source="shapes")
-MODEL = ModelConfig(
+MODEL = EfficientUNetConfig(
     channels=(8,),
     num_res_blocks=(1,),
     strides=(2,),
@@ -40,7 +42,7 @@ MODEL = ModelConfig(
     text_attention=("none",),
     head_dim=8,
 )
-SAMPLE = SampleConfig(num_steps=2, eta=0.5, guidance_weight=1.0)
+SAMPLE = SampleConfig(num_steps=2, sampler=DDIM(eta=0.5), guidance=Guidance(1.0))
 CONFIG = CascadeConfig(
     name="test",
     text=TextConfig(max_length=12),
@@ -202,15 +204,10 @@ def random_cascade():
     """Real networks with parameters none of which is zero."""
     encoder = load_encoder(CONFIG.text)
     rng = np.random.default_rng(0)
-    stages, models = {}, {}
-    for name, stage in CONFIG.ordered_stages().items():
-        models[name] = build_model(
-            stage.model,
-            resolution=stage.resolution,
-            low_res=stage.low_resolution > 0,
-            text_dim=encoder.dim,
-        )
-        shapes = jax.eval_shape(lambda key, m=models[name]: init_params(m, key), jax.random.key(0))
+    stages, opened = {}, {}
+    for name in CONFIG.ordered_stages():
+        opened[name] = open_stage(CONFIG, name, encoder.dim)
+        shapes = opened[name].abstract_params()
         params = jax.tree.map(lambda s: np.float32(0.3 * rng.standard_normal(s.shape)), shapes)
         stages[name] = weights(params, name)
     artefact = Artefact(
@@ -219,7 +216,7 @@ def random_cascade():
         tokenizer_hash=encoder.tokenizer_hash,
         stages=stages,
     )
-    return Cascade(artefact, encoder, models)
+    return Cascade(artefact, encoder, opened)
 
 
 @pytest.mark.slow
@@ -271,9 +268,9 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, monkey
 def test_a_directory_of_another_evaluation_is_refused(perfect, prompts, tmp_path):
     _, out = perfect
     cascade = PerfectCascade(prompts)
-    warmer = dataclasses.replace(SAMPLE, guidance_weight=7.0)
+    warmer = dataclasses.replace(SAMPLE, guidance=Guidance(7.0))
     request = dataclasses.replace(REQUEST, sampling={"base": warmer, "sr64": SAMPLE})
-    message = r"stages.base.sampling.guidance_weight: 1.0 in the directory, 7.0 now"
+    message = r"stages.base.sampling.guidance.weight: 1.0 in the directory, 7.0 now"
     with pytest.raises(UserError, match=message):
         evaluate(cascade, SHAPES, prompts, request, out)
     artefact = cascade.artefact

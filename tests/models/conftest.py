@@ -11,16 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import (
+    EfficientUNetConfig,
+    UNetConfig,
+    apply_network,
+    init_params,
+    project_text,
+)
 from imagen_jax.types import TextCond
 
 TEXT_DIM = 12
 
 CONFIGS = {
     # Runs `first`, `blocks` of length 1 and 2, and `last`; joint attention.
-    "unet": ModelConfig(
-        kind="unet",
+    "unet": UNetConfig(
         channels=(8, 16),
         num_res_blocks=(1, 2),
         self_attention=(False, True),
@@ -28,8 +32,7 @@ CONFIGS = {
         head_dim=8,
     ),
     # A level without stride, joint attention, and self-attention followed by cross-attention.
-    "efficient_unet": ModelConfig(
-        kind="efficient_unet",
+    "efficient_unet": EfficientUNetConfig(
         channels=(8, 16, 16),
         num_res_blocks=(1, 2, 1),
         strides=(1, 2, 2),
@@ -65,7 +68,7 @@ class Tiny:
         z, logsnr = inputs.pop("z"), inputs.pop("logsnr")
         model = inputs.pop("model", self.model)
         features = project_text(model, params, self.text if text is None else text)
-        return apply_model(model, params, z, logsnr, features, **inputs)
+        return apply_network(model, params, z, logsnr, features, **inputs)
 
     @functools.cached_property
     def jitted(self):
@@ -77,7 +80,7 @@ class Tiny:
 def tiny(request) -> Tiny:
     """The base U-Net without, the Efficient U-Net with a low-resolution condition."""
     low_res = request.param == "efficient_unet"
-    model = build_model(CONFIGS[request.param], resolution=8, low_res=low_res, text_dim=TEXT_DIM)
+    model = CONFIGS[request.param].make_network(low_res=low_res, text_dim=TEXT_DIM)
     params = init_params(model, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     text = TextCond(

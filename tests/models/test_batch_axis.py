@@ -6,14 +6,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig, load_config
-from imagen_jax.models import batch_axis, build_model
+from imagen_jax.models import batch_axis
 from imagen_jax.parallel import mesh as mesh_lib
-from imagen_jax.planning.programs import TextShape
 from imagen_jax.planning.traffic import read_traffic
-from imagen_jax.training.feed import abstract_batch
-from imagen_jax.training.loop import lower_step
-from imagen_jax.training.optimizer import make_optimizer
-from imagen_jax.training.state import abstract_state
+from imagen_jax.stage import open_stage
+from imagen_jax.training.program import TrainProgram
 
 
 def test_the_axes_are_those_of_the_mesh():
@@ -36,28 +33,9 @@ def test_only_a_batch_that_divides_is_cut_and_only_under_a_mesh():
 def kinds_of_collectives(name: str) -> set[str]:
     """Of the train step of a stage of configs/tiny.py whose state is cut in four."""
     config = load_config("configs/tiny.py")
-    stage = config.stages[name]
     mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=4))
-    text = TextShape(dim=256, max_length=config.text.max_length)
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=text.dim,
-    )
-    optimizer = make_optimizer(stage.train)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh_lib.replicated(mesh))
-    lowered = lower_step(
-        stage,
-        model,
-        optimizer,
-        abstract_state(model, optimizer, mesh),
-        abstract_batch(stage, text, mesh),
-        mesh,
-        key,
-    )
-    traffic = read_traffic(lowered.compile().as_text(), mesh.size)
+    program = TrainProgram(open_stage(config, name, 256), mesh, config.text.max_length)
+    traffic = read_traffic(program.lower().compile().as_text(), mesh.size)
     return {collective.kind for collective in traffic.collectives}
 
 

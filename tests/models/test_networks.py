@@ -12,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.config import ModelConfig
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import (
+    EfficientUNetConfig,
+    UNetConfig,
+    apply_network,
+    init_params,
+    project_text,
+)
 from imagen_jax.types import TextCond, null_text
 
 
 def changed(model, **changes):
     """The same network with another configuration."""
-    return build_model(
-        dataclasses.replace(model.config, **changes),
-        resolution=model.resolution,
-        low_res=model.low_res,
-        text_dim=model.text_dim,
+    return dataclasses.replace(model.config, **changes).make_network(
+        low_res=model.low_res, text_dim=model.text_dim
     )
 
 
@@ -81,13 +83,16 @@ def test_scanned_is_unrolled(tiny):
 
 
 def test_scan_is_a_loop_and_unrolled_is_not():
-    config = ModelConfig(
-        channels=(8,), num_res_blocks=(3,), strides=(1,), self_attention=(False,),
+    config = EfficientUNetConfig(
+        channels=(8,),
+        num_res_blocks=(3,),
+        strides=(1,),
+        self_attention=(False,),
         text_attention=("none",),
-    )  # fmt: skip
+    )
     for scan in (False, True):
-        model = build_model(
-            dataclasses.replace(config, scan_blocks=scan), resolution=8, low_res=False, text_dim=4
+        model = dataclasses.replace(config, scan_blocks=scan).make_network(
+            low_res=False, text_dim=4
         )
         params = jax.eval_shape(lambda key, m=model: init_params(m, key), jax.random.key(0))
         z = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -97,7 +102,7 @@ def test_scan_is_a_loop_and_unrolled_is_not():
         )
 
         def predict(params, z, logsnr, text, m=model):
-            return apply_model(m, params, z, logsnr, project_text(m, params, text))
+            return apply_network(m, params, z, logsnr, project_text(m, params, text))
 
         program = jax.jit(predict).lower(params, z, logsnr, text).as_text()
         assert ("stablehlo.while" in program) == scan
@@ -105,12 +110,16 @@ def test_scan_is_a_loop_and_unrolled_is_not():
 
 @pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
 def test_patches_spare_the_full_resolution(kind):
-    config = ModelConfig(
-        kind=kind, channels=(8, 8), num_res_blocks=(1, 1), strides=(1, 2),
+    config = EfficientUNetConfig(
+        channels=(8, 8),
+        num_res_blocks=(1, 1),
+        strides=(1, 2),
         self_attention=(False,) * 2,
-        text_attention=("none",) * 2, head_dim=8, patch_size=2,
-    )  # fmt: skip
-    model = build_model(config, resolution=16, low_res=True, text_dim=4)
+        text_attention=("none",) * 2,
+        head_dim=8,
+        patch_size=2,
+    )
+    model = config.make_network(low_res=True, text_dim=4)
     params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     assert params["stem"]["kernel"].shape == (3, 3, 2 * 3 * 4, 8)
     assert params["head"]["kernel"].shape == (3, 3, 8, 3 * 4)
@@ -119,7 +128,7 @@ def test_patches_spare_the_full_resolution(kind):
         z, level = jnp.zeros((1, side, side, 3)), jnp.zeros((1,))
         text = TextCond(jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool))
         features = project_text(model, params, text)
-        return apply_model(model, params, z, level, features, low_res=z, aug_level=level)
+        return apply_network(model, params, z, level, features, low_res=z, aug_level=level)
 
     lowered = jax.jit(lambda params: predict(params, 16)).lower(params)
     assert lowered.out_info.shape == (1, 16, 16, 3)
@@ -131,12 +140,17 @@ def test_patches_spare_the_full_resolution(kind):
 
 @pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
 def test_input_skip_adds_the_inputs_with_gains_of_the_noise_level(kind):
-    config = ModelConfig(
-        kind=kind, channels=(8, 8), num_res_blocks=(1, 1), strides=(1, 2),
-        self_attention=(False,) * 2, text_attention=("none",) * 2, head_dim=8, patch_size=2,
+    config = EfficientUNetConfig(
+        channels=(8, 8),
+        num_res_blocks=(1, 1),
+        strides=(1, 2),
+        self_attention=(False,) * 2,
+        text_attention=("none",) * 2,
+        head_dim=8,
+        patch_size=2,
         input_skip=True,
-    )  # fmt: skip
-    model = build_model(config, resolution=8, low_res=True, text_dim=4)
+    )
+    model = config.make_network(low_res=True, text_dim=4)
     params = init_params(model, jax.random.key(0))
     z, low_res = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 3))
     text = TextCond(jnp.zeros((2, 2, 4)), jnp.ones((2, 2), bool))
@@ -144,7 +158,7 @@ def test_input_skip_adds_the_inputs_with_gains_of_the_noise_level(kind):
     def predict(params, logsnr):
         features = project_text(model, params, text)
         levels = {"low_res": low_res, "aug_level": jnp.array([0.1, 0.2])}
-        return apply_model(model, params, z, jnp.asarray(logsnr), features, **levels)
+        return apply_network(model, params, z, jnp.asarray(logsnr), features, **levels)
 
     # The head starts at zero too: what is left is the skip alone.
     np.testing.assert_array_equal(predict(params, [0.0, 3.0]), 0.0)
@@ -272,36 +286,36 @@ def test_dropout_needs_a_key_and_differs_between_keys(tiny):
     assert float(jnp.abs(first - tiny.jitted(tiny.perturbed)).max()) > 1e-2
 
 
-def build(resolution=16, **changes):
-    return build_model(ModelConfig(**changes), resolution=resolution, low_res=False, text_dim=4)
+def check(resolution=16, kind=EfficientUNetConfig, **changes):
+    kind(**changes).check_resolution(resolution)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"resolution": 12}, "resolution 12 .* total stride 8"),
-        ({"resolution": 6, "kind": "unet"}, "resolution 6 .* total stride 4"),
+        ({"resolution": 6, "kind": UNetConfig}, "resolution 6 .* total stride 4"),
         ({"head_dim": 48}, "head_dim=48"),
         ({"num_res_blocks": (2, 2)}, r"num_res_blocks=\(2, 2\) has 2 entries"),
         ({"strides": (2,)}, "strides"),
         ({"self_attention": (True,) * 4}, "self_attention"),
         ({"text_attention": ("none",)}, "text_attention"),
-        ({"text_attention": ("joint", "joint", "joint")}, "needs model.self_attention"),
+        ({"text_attention": ("joint", "joint", "joint")}, "needs self_attention"),
         ({"text_attention": ("none", "joint", "both")}, "'both'"),
         ({"strides": (1, 2, 3)}, "strides"),
         ({"num_res_blocks": (2, 0, 2)}, "num_res_blocks"),
         ({"channels": (3, 128, 256)}, "even"),
-        ({"kind": "vit"}, "vit"),
+        ({"kind": UNetConfig, "head_dim": 48}, "level 1 attends"),
         ({"dtype": "float16"}, "float16"),
     ],
 )
 def test_contradictory_configurations_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        build(**changes)
+        check(**changes)
 
 
 def test_attention_that_no_device_holds_is_refused():
-    config = ModelConfig(
+    config = EfficientUNetConfig(
         channels=(64, 64),
         num_res_blocks=(1, 1),
         strides=(1, 2),
@@ -310,15 +324,15 @@ def test_attention_that_no_device_holds_is_refused():
         head_dim=64,
     )
     # One head, 4 bytes: 128^4 * 4 = 1 GiB, 256^4 * 4 = 16 GiB; the second level has half the side.
-    build_model(config, resolution=128, low_res=False, text_dim=4)
+    config.check_resolution(128)
     with pytest.raises(
         UserError, match=r"level 0 would attend over 256x256.*16.0 GiB.*\[0\]=False"
     ):
-        build_model(config, resolution=256, low_res=False, text_dim=4)
+        config.check_resolution(256)
     lower = dataclasses.replace(config, self_attention=(False, True))
-    build_model(lower, resolution=256, low_res=False, text_dim=4)
+    lower.check_resolution(256)
     with pytest.raises(UserError, match="level 1 would attend over 256x256"):
-        build_model(lower, resolution=512, low_res=False, text_dim=4)
+        lower.check_resolution(512)
 
 
 def test_wrong_inputs_are_refused(tiny):

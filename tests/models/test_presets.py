@@ -14,7 +14,7 @@ import pathlib
 import jax
 import pytest
 
-from imagen_jax.models import build_model, init_params, presets
+from imagen_jax.models import init_params, presets
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TEXT_DIM = 4096  # T5-XXL
@@ -23,12 +23,7 @@ RESOLUTIONS = {"base64": 64, "sr256": 256, "sr1024": 1024}
 
 @functools.cache
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    model = build_model(
-        getattr(presets, name)(),
-        resolution=RESOLUTIONS[name],
-        low_res=name != "base64",
-        text_dim=TEXT_DIM,
-    )
+    model = getattr(presets, name)().make_network(low_res=name != "base64", text_dim=TEXT_DIM)
     tree = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {"/".join(key.key for key in path): leaf.shape for path, leaf in flat}

@@ -8,23 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.config import ModelConfig
-from imagen_jax.models import apply_model, build_model, init_params, project_text
+from imagen_jax.models import (
+    EfficientUNetConfig,
+    NetworkConfig,
+    UNetConfig,
+    apply_network,
+    init_params,
+    project_text,
+)
 from imagen_jax.types import TextCond
 
-CONFIG = ModelConfig(
-    channels=(8, 8),
-    num_res_blocks=(2, 2),
-    strides=(1, 2),
-    self_attention=(False, True),
-    text_attention=("none", "joint"),
-    head_dim=8,
-)
+SHARED = {
+    "channels": (8, 8),
+    "num_res_blocks": (2, 2),
+    "self_attention": (False, True),
+    "text_attention": ("none", "joint"),
+    "head_dim": 8,
+}
+CONFIGS = {
+    "unet": UNetConfig(**SHARED),
+    "efficient_unet": EfficientUNetConfig(strides=(1, 2), **SHARED),
+}
 
 
-def gradient_of(config: ModelConfig):
+def gradient_of(config: NetworkConfig):
     """A gradient as a function of its parameters, and parameters that are nowhere zero."""
-    model = build_model(config, resolution=8, low_res=False, text_dim=4)
+    model = config.make_network(low_res=False, text_dim=4)
     params = jax.tree.map(
         lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape),
         init_params(model, jax.random.key(0)),
@@ -34,7 +43,7 @@ def gradient_of(config: ModelConfig):
 
     def loss(params):
         features = project_text(model, params, text)
-        return jnp.mean(apply_model(model, params, z, jnp.zeros(2), features) ** 2)
+        return jnp.mean(apply_network(model, params, z, jnp.zeros(2), features) ** 2)
 
     return jax.grad(loss), params
 
@@ -50,7 +59,7 @@ def count(jaxpr, name: str) -> int:
     return total
 
 
-def convolutions(config: ModelConfig) -> int:
+def convolutions(config: NetworkConfig) -> int:
     gradient, params = gradient_of(config)
     return count(jax.make_jaxpr(gradient)(params).jaxpr, "conv_general_dilated")
 
@@ -58,7 +67,7 @@ def convolutions(config: ModelConfig) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
 def test_the_backward_pass_repeats_what_the_policy_says(kind):
-    config = dataclasses.replace(CONFIG, kind=kind)
+    config = CONFIGS[kind]
     none = convolutions(config)
     # Blocks on both sides of a level ("unet" has one more on the way up). The result of a block's
     # last convolution goes into a sum alone, so only attention in the same block asks for it again.
@@ -73,7 +82,7 @@ def test_the_backward_pass_repeats_what_the_policy_says(kind):
 
 @pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
 def test_kept_results_of_convolutions_take_more_memory_than_none(kind):
-    config = dataclasses.replace(CONFIG, kind=kind)
+    config = CONFIGS[kind]
 
     def kept(remat: str) -> int:
         gradient, params = gradient_of(dataclasses.replace(config, remat=(remat, remat)))
@@ -89,7 +98,7 @@ def test_kept_results_of_convolutions_take_more_memory_than_none(kind):
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("kind", ["unet", "efficient_unet"])
 def test_the_gradient_does_not_depend_on_what_is_kept(kind, scan):
-    config = dataclasses.replace(CONFIG, kind=kind, scan_blocks=scan)
+    config = dataclasses.replace(CONFIGS[kind], scan_blocks=scan)
     want = None
     for remat in ("none", "full", "convs"):
         gradient, params = gradient_of(dataclasses.replace(config, remat=(remat, remat)))

@@ -7,19 +7,21 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from stages import opened
 
 from imagen_jax.config import (
     DiffusionConfig,
     MeshConfig,
-    ModelConfig,
     SampleConfig,
     StageConfig,
     TrainConfig,
 )
-from imagen_jax.models import build_model, init_params
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.models import EfficientUNetConfig, UNetConfig
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import tree_shardings
-from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program
+from imagen_jax.sampling.loop import make_settings, picture_keys, sampler_program, static_arguments
+from imagen_jax.stage import Stage
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import abstract_state
 from imagen_jax.training.step import make_train_step
@@ -36,7 +38,7 @@ MESHES = {
     "2 data x 2 fsdp x 2 tensor": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 MODELS = {
-    "efficient_unet": ModelConfig(
+    "efficient_unet": EfficientUNetConfig(
         channels=(32,),
         num_res_blocks=(2,),
         strides=(2,),
@@ -44,11 +46,9 @@ MODELS = {
         text_attention=("joint",),
         head_dim=16,
     ),
-    "unet": ModelConfig(
-        kind="unet",
+    "unet": UNetConfig(
         channels=(32, 32),
         num_res_blocks=(1, 1),
-        strides=(),
         self_attention=(False, True),
         text_attention=("none", "cross"),
         head_dim=16,
@@ -62,24 +62,16 @@ CASES = [
 ]
 
 
-def stage_of(kind: str, low_resolution: int) -> StageConfig:
-    return StageConfig(
+def stage_of(kind: str, low_resolution: int) -> Stage:
+    config = StageConfig(
         resolution=SIDE,
         low_resolution=low_resolution,
         model=MODELS[kind],
         diffusion=DiffusionConfig(),
         train=TrainConfig(batch_size=BATCH),
-        sample=SampleConfig(num_steps=3, guidance_weight=3.0),
+        sample=SampleConfig(num_steps=3, guidance=Guidance(3.0)),
     )
-
-
-def network(stage: StageConfig):
-    return build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=TEXT_DIM,
-    )
+    return opened(config, TEXT_DIM)
 
 
 def spread(shape, dtype, mesh) -> jax.ShapeDtypeStruct:
@@ -127,11 +119,11 @@ def check(program: str, params, mesh) -> None:
 )
 def test_the_train_step_moves_parameters_only(kind, low_resolution, mesh_name):
     stage, mesh = stage_of(kind, low_resolution), make_mesh(MESHES[mesh_name])
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     state = abstract_state(model, optimizer, mesh)
     batch = Batch(image=spread((BATCH, SIDE, SIDE, 3), jnp.uint8, mesh), text=text_on(mesh))
     step = jax.jit(
-        make_train_step(stage, model, optimizer),
+        make_train_step(stage, optimizer),
         donate_argnums=0,
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
     )
@@ -143,8 +135,7 @@ def test_the_train_step_moves_parameters_only(kind, low_resolution, mesh_name):
 @pytest.mark.parametrize("kind, low_resolution, mesh_name", CASES)
 def test_the_sampler_moves_parameters_only(kind, low_resolution, mesh_name):
     stage, mesh = stage_of(kind, low_resolution), make_mesh(MESHES[mesh_name])
-    model = network(stage)
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    shapes = stage.abstract_params()
     params = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -159,12 +150,9 @@ def test_the_sampler_moves_parameters_only(kind, low_resolution, mesh_name):
             params,
             text_on(mesh),
             spread(keys.shape, keys.dtype, mesh),
-            make_settings(stage.sample),
+            make_settings(stage.config.sample),
             low_res,
-            model=model,
-            diffusion=stage.diffusion,
-            resolution=stage.resolution,
-            shape=(stage.resolution, stage.resolution),
+            **static_arguments(stage, (SIDE, SIDE)),
         )
         program = lowered.compile().as_text()
     check(program, params, mesh)

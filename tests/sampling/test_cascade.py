@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.errors import UserError
 from imagen_jax.sampling import Cascade
-from imagen_jax.sampling.low_res_image import low_res_picture
+from imagen_jax.sampling.low_res_image import load_low_res_image
 from imagen_jax.weights import artefact as artefact_lib
 
 PROMPT, OTHER = "a red circle", "a blue square"
@@ -85,49 +87,49 @@ def test_stopping_and_starting_at_a_stage(cascade, result, tmp_path):
     # The second stage alone, from the first's picture as a file, draws what the cascade drew.
     base.save(tmp_path)
     picture = tmp_path / "base" / "001_seed6.png"
-    sr = cascade(OTHER, num_images=4, seed=6, start_image=picture, batch_size=4)
+    sr = cascade(OTHER, num_images=4, seed=6, low_res_image=picture, batch_size=4)
     assert list(sr.images) == ["sr16"]
     np.testing.assert_array_equal(sr.images["sr16"][0], result.images["sr16"][3])
 
 
-def test_start_image_is_cut_and_resized(caplog):
+def test_low_res_image_is_cut_and_resized(caplog):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (8, 8, 3), np.uint8)
-    np.testing.assert_array_equal(low_res_picture(small, 8, 8), small)
+    np.testing.assert_array_equal(load_low_res_image(small, 8, 8), small)
     large = small.repeat(3, axis=0).repeat(3, axis=1)
-    np.testing.assert_array_equal(low_res_picture(Image.fromarray(large), 8, 8), small)
+    np.testing.assert_array_equal(load_low_res_image(Image.fromarray(large), 8, 8), small)
     wide = np.pad(large, ((0, 0), (5, 5), (0, 0)))
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        np.testing.assert_array_equal(low_res_picture(wide, 8, 8), small)
+        np.testing.assert_array_equal(load_low_res_image(wide, 8, 8), small)
     assert "34x24" in caplog.text
-    assert low_res_picture(small[:5, :5], 8, 8).shape == (8, 8, 3)
+    assert load_low_res_image(small[:5, :5], 8, 8).shape == (8, 8, 3)
     with pytest.raises(UserError, match="uint8"):
-        low_res_picture(small.astype(np.float32), 8, 8)
+        load_low_res_image(small.astype(np.float32), 8, 8)
 
 
-def test_start_image_files(tmp_path, caplog):
+def test_low_res_image_files(tmp_path, caplog):
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[0, 0] = (255, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    picture = low_res_picture(tmp_path / "a.png", 8, 8)
+    picture = load_low_res_image(tmp_path / "a.png", 8, 8)
     assert picture[0, 0].tolist() == [255, 0, 0] and picture[1, 2].tolist() == [255, 255, 255]
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "wide.png")
     with caplog.at_level(logging.WARNING, "imagen_jax"):
-        assert low_res_picture(tmp_path / "wide.png", 8, 8).shape == (8, 8, 3)
+        assert load_low_res_image(tmp_path / "wide.png", 8, 8).shape == (8, 8, 3)
     assert "12x8" in caplog.text
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(UserError, match="cannot be read"):
-        low_res_picture(tmp_path / "text.png", 8, 8)
+        load_low_res_image(tmp_path / "text.png", 8, 8)
 
 
 def test_settings_by_stage(cascade, result):
-    stronger = dataclasses.replace(cascade.settings("sr16"), guidance_weight=6.0)
+    stronger = dataclasses.replace(cascade.settings("sr16"), guidance=Guidance(6.0))
     changed = cascade(
         [PROMPT, OTHER], num_images=2, seed=5, batch_size=4, settings={"sr16": stronger}
     )
     np.testing.assert_array_equal(changed.images["base"], result.images["base"])
     assert (changed.images["sr16"] != result.images["sr16"]).any()
-    assert changed.settings["sr16"].guidance_weight == 6.0
+    assert changed.settings["sr16"].guidance.weight == 6.0
 
 
 def test_any_prompt(cascade, caplog):
@@ -153,7 +155,7 @@ def test_saved_files(result, tmp_path):
         np.testing.assert_array_equal(np.asarray(file), result.images["sr16"][3])
         assert file.text["prompt"] == OTHER
         assert json.loads(file.text["seed"]) == 6
-        assert json.loads(file.text["settings"])["base"]["guidance_weight"] == 2.0
+        assert json.loads(file.text["settings"])["base"]["guidance"] == {"weight": 2.0}
         assert json.loads(file.text["weights"])["sr16"] == "1" * 64
     with Image.open(grids[0]) as file:
         assert json.loads(file.text["prompts"]) == [PROMPT, OTHER]
@@ -170,10 +172,13 @@ def test_saved_files(result, tmp_path):
         ({"batch_size": 0}, "batch_size=0"),
         ({"stages": ["sr64"]}, "no stage 'sr64'; the stages are base, sr16"),
         ({"stages": []}, "no stage is chosen"),
-        ({"stages": ["sr16"]}, "--start_image"),
-        ({"stages": ["sr16", "base"], "start_image": np.zeros((8, 8, 3), np.uint8)}, "order is"),
-        ({"stages": ["base"], "start_image": np.zeros((8, 8, 3), np.uint8)}, "no start image"),
-        ({"start_image": "missing.png"}, "does not exist"),
+        ({"stages": ["sr16"]}, "--low_res_image"),
+        ({"stages": ["sr16", "base"], "low_res_image": np.zeros((8, 8, 3), np.uint8)}, "order is"),
+        (
+            {"stages": ["base"], "low_res_image": np.zeros((8, 8, 3), np.uint8)},
+            "no low-resolution image",
+        ),
+        ({"low_res_image": "missing.png"}, "does not exist"),
         ({"settings": {"sr64": None}}, "settings for 'sr64'"),
     ],
 )
@@ -183,9 +188,9 @@ def test_bad_input(cascade, arguments, message):
 
 
 def test_percentile_in_the_wrong_unit(cascade):
-    wrong = dataclasses.replace(cascade.settings("base"), percentile=0.995)
-    with pytest.raises(UserError, match=r"base.percentile=0.995 .*99\.5"):
-        cascade(PROMPT, settings={"base": wrong})
+    settings = cascade.settings("base")
+    with pytest.raises(UserError, match=r"percentile=0.995 .*99\.5"):
+        dataclasses.replace(settings, threshold=DynamicThreshold(percentile=0.995))
 
 
 def test_a_run_that_has_only_its_base(tiny, tmp_path):
@@ -270,7 +275,9 @@ def test_aspect_ratios(tiny, cascade, result, tmp_path, caplog):
     # The second stage alone, from the first's picture; a larger one is cut to the same ratio.
     wide.save(tmp_path)
     for picture in (tmp_path / "base" / "000_seed6.png", np.zeros((40, 40, 3), np.uint8)):
-        sr = bucketed(PROMPT, num_images=2, seed=6, start_image=picture, batch_size=2, aspect="2:1")
+        sr = bucketed(
+            PROMPT, num_images=2, seed=6, low_res_image=picture, batch_size=2, aspect="2:1"
+        )
         assert sr.images["sr16"].shape == (2, 8, 16, 3)
         if not isinstance(picture, np.ndarray):
             np.testing.assert_array_equal(sr.images["sr16"][0], wide.images["sr16"][1])

@@ -1,6 +1,5 @@
 """The sampler of one stage against a plain loop of two network calls a step."""
 
-import dataclasses
 import itertools
 
 import jax
@@ -8,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.config import SampleConfig
+from imagen_jax.config import SampleConfig, from_json_dict, to_json_dict
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM, Ancestral
+from imagen_jax.diffusion.thresholding import DynamicThreshold, StaticThreshold
 from imagen_jax.errors import UserError
-from imagen_jax.models import apply_model, project_text
+from imagen_jax.models import apply_network, project_text
 from imagen_jax.sampling import loop as lib
+from imagen_jax.stage import open_stage
 from imagen_jax.types import TextCond
 
 TEXT_DIM, LENGTH = 6, 5
@@ -19,35 +22,34 @@ TEXT_DIM, LENGTH = 6, 5
 
 @pytest.fixture(scope="module", params=["base", "sr16"])
 def case(request, tiny_config, random_params):
-    stage = tiny_config.stages[request.param]
-    model, params = random_params(stage, TEXT_DIM, seed=3)
+    stage = open_stage(tiny_config, request.param, TEXT_DIM)
+    params = random_params(stage, seed=3)
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((3, LENGTH, TEXT_DIM)).astype(np.float32)
     mask = np.arange(LENGTH)[None, :] < np.array([[2], [5], [3]])
     text = TextCond(tokens=jnp.asarray(tokens * mask[:, :, None]), mask=jnp.asarray(mask))
     low_res = None
-    if stage.low_resolution:
+    if stage.factor:
         low_res = jnp.asarray(rng.uniform(-1, 1, (3, 8, 8, 3)).astype(np.float32))
-    return stage, model, params, text, low_res
+    return stage, params, text, low_res
 
 
 @pytest.fixture(scope="module")
 def network(case):
     """The network of the case alone, compiled once."""
-    _, model, params, _, _ = case
+    stage, params, _, _ = case
     return jax.jit(
-        lambda z, logsnr, features, condition: apply_model(
-            model, params, z, logsnr, features, **condition
+        lambda z, logsnr, features, condition: apply_network(
+            stage.network, params, z, logsnr, features, **condition
         )
     )
 
 
 def draw(case, sample: SampleConfig, rows=(0, 1, 2), seeds=(10, 11, 12)):
-    stage, model, params, text, low_res = case
+    stage, params, text, low_res = case
     rows = np.array(rows)
     return np.asarray(
         lib.sample_stage(
-            model,
             stage,
             params,
             jax.tree.map(lambda a: a[rows], text),
@@ -71,8 +73,8 @@ def alpha_sigma(logsnr):
 
 
 def oracle(case, network, sample: SampleConfig, row: int, seed: int):
-    stage, model, params, text, low_res = case
-    side = stage.resolution
+    stage, params, text, low_res = case
+    side = stage.config.resolution
     key = jax.random.fold_in(jax.random.key(seed), 1)
 
     def normal(key, index, shape):
@@ -88,7 +90,7 @@ def oracle(case, network, sample: SampleConfig, row: int, seed: int):
 
     conditional = jax.tree.map(lambda a: a[row : row + 1], text)
     zeros = TextCond(tokens=jnp.zeros((1, LENGTH, TEXT_DIM)), mask=jnp.arange(LENGTH)[None, :] == 0)
-    features = [project_text(model, params, t) for t in (conditional, zeros)]
+    features = [project_text(stage.network, params, t) for t in (conditional, zeros)]
 
     z = normal(key, lib.INITIAL_NOISE, (side, side, 3))
     step_key = jax.random.fold_in(key, lib.STEP_NOISE)
@@ -100,17 +102,17 @@ def oracle(case, network, sample: SampleConfig, row: int, seed: int):
             np.float64(network(jnp.float32(z)[None], jnp.float32([logsnr_t]), f, condition)[0])
             for f in features
         )
-        guided = sample.guidance_weight * given + (1 - sample.guidance_weight) * null
-        if stage.diffusion.prediction == "v":
+        guided = sample.guidance.weight * given + (1 - sample.guidance.weight) * null
+        if stage.config.diffusion.prediction == "v":
             x = alpha_t * z - sigma_t * guided
         else:
             x = (z - sigma_t * guided) / alpha_t
-        if sample.threshold == "static":
+        if isinstance(sample.threshold, StaticThreshold):
             x = np.clip(x, -1, 1)
-        elif sample.threshold == "dynamic":
-            limit = max(1.0, np.percentile(np.abs(x), sample.percentile))
-            if sample.threshold_cap:
-                limit = min(limit, sample.threshold_cap)
+        elif isinstance(sample.threshold, DynamicThreshold):
+            limit = max(1.0, np.percentile(np.abs(x), sample.threshold.percentile))
+            if sample.threshold.cap:
+                limit = min(limit, sample.threshold.cap)
             x = np.clip(x, -limit, limit) / limit
         if s == 0:
             return x
@@ -118,12 +120,14 @@ def oracle(case, network, sample: SampleConfig, row: int, seed: int):
         ratio = np.exp(logsnr_t - logsnr_s)
         posterior_var = (1 - ratio) * sigma_s**2
         noise = normal(step_key, i, z.shape)
-        if sample.sampler == "ddim":
-            std = sample.eta * np.sqrt(posterior_var)
+        if isinstance(sample.sampler, DDIM):
+            std = sample.sampler.eta * np.sqrt(posterior_var)
             z = alpha_s * x + np.sqrt(sigma_s**2 - std**2) * eps + std * noise
         else:
             forward_var = (1 - ratio) * sigma_t**2
-            std = np.sqrt(posterior_var ** (1 - sample.gamma) * forward_var**sample.gamma)
+            std = np.sqrt(
+                posterior_var ** (1 - sample.sampler.gamma) * forward_var**sample.sampler.gamma
+            )
             z = ratio * alpha_s / alpha_t * z + (1 - ratio) * alpha_s * x + std * noise
     raise AssertionError("the grid ends at 0")
 
@@ -131,10 +135,21 @@ def oracle(case, network, sample: SampleConfig, row: int, seed: int):
 @pytest.mark.parametrize(
     "sample",
     [
-        SampleConfig(num_steps=3, eta=0.7, guidance_weight=3.0, percentile=90.0, aug_level=0.3),
-        SampleConfig(num_steps=3, sampler="ancestral", gamma=0.4, threshold="static"),
-        SampleConfig(num_steps=3, eta=0.0, percentile=90.0, threshold_cap=1.5, aug_level=0.0),
-        SampleConfig(num_steps=3, guidance_weight=1.0, threshold="static"),
+        SampleConfig(
+            num_steps=3,
+            aug_level=0.3,
+            sampler=DDIM(eta=0.7),
+            guidance=Guidance(3.0),
+            threshold=DynamicThreshold(percentile=90.0),
+        ),
+        SampleConfig(num_steps=3, sampler=Ancestral(gamma=0.4), threshold=StaticThreshold()),
+        SampleConfig(
+            num_steps=3,
+            aug_level=0.0,
+            sampler=DDIM(eta=0.0),
+            threshold=DynamicThreshold(percentile=90.0, cap=1.5),
+        ),
+        SampleConfig(num_steps=3, guidance=Guidance(1.0), threshold=StaticThreshold()),
     ],
     ids=["ddim", "ancestral", "cap", "unguided"],
 )
@@ -142,7 +157,9 @@ def test_equals_a_plain_loop(case, network, sample):
     pictures = draw(case, sample)
     # float32 against float64. At t = 1 an eps network's x_hat is divided by alpha = 4.5e-5, which
     # makes 1e-3 of rounding errors of 1e-7; dynamic thresholding divides them again, clipping not.
-    clipped_eps = case[0].diffusion.prediction == "eps" and sample.threshold == "static"
+    clipped_eps = case[0].config.diffusion.prediction == "eps" and isinstance(
+        sample.threshold, StaticThreshold
+    )
     tolerance = 5e-3 if clipped_eps else 2e-4
     for row, seed in enumerate((10, 11, 12)):
         expected = oracle(case, network, sample, row, seed)
@@ -156,12 +173,10 @@ def test_numbers_do_not_recompile_but_choices_do(case):
         case,
         SampleConfig(
             num_steps=3,
-            guidance_weight=1.5,
-            percentile=50.0,
-            threshold_cap=2.0,
-            eta=1.0,
-            gamma=0.9,
             aug_level=0.7,
+            sampler=DDIM(eta=1.0),
+            guidance=Guidance(1.5),
+            threshold=DynamicThreshold(percentile=50.0, cap=2.0),
         ),
     )
     assert lib.sampler_program()._cache_size() == before
@@ -170,7 +185,7 @@ def test_numbers_do_not_recompile_but_choices_do(case):
 
 
 def test_a_picture_does_not_depend_on_its_neighbours(case):
-    sample = SampleConfig(num_steps=3, eta=0.5)
+    sample = SampleConfig(num_steps=3, sampler=DDIM(eta=0.5))
     pictures = draw(case, sample)
     # The same program: bit for bit.
     swapped = draw(case, sample, rows=(1, 0, 0), seeds=(11, 99, 10))
@@ -182,7 +197,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(case):
 
 
 def test_text_decides_the_picture(case):
-    sample = SampleConfig(num_steps=3, guidance_weight=4.0)
+    sample = SampleConfig(num_steps=3, guidance=Guidance(4.0))
     a, b = draw(case, sample, rows=(0, 1, 0), seeds=(10, 10, 10))[:2]
     exchanged = draw(case, sample, rows=(1, 0, 0), seeds=(10, 10, 10))
     assert np.abs(a - b).max() > 1e-2
@@ -191,15 +206,16 @@ def test_text_decides_the_picture(case):
 
 
 def test_weight_zero_ignores_the_text(case):
-    sample = SampleConfig(num_steps=3, guidance_weight=0.0)
+    sample = SampleConfig(num_steps=3, guidance=Guidance(0.0))
     pictures = draw(case, sample, rows=(0, 1, 2), seeds=(10, 10, 10))
-    if not case[0].low_resolution:  # the pictures of the sr16 case differ in their low_res
+    if not case[0].factor:  # the pictures of the sr16 case differ in their low_res
         np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
 def test_only_the_last_state_is_kept(case):
-    stage, model, params, text, low_res = case
+    stage, params, text, low_res = case
     keys = lib.picture_keys(np.arange(3, dtype=np.uint32), 0)
+    side = stage.config.resolution
 
     def memory(num_steps):
         lowered = lib.sampler_program().lower(
@@ -208,15 +224,12 @@ def test_only_the_last_state_is_kept(case):
             keys,
             lib.make_settings(SampleConfig(num_steps=num_steps)),
             low_res,
-            model=model,
-            diffusion=stage.diffusion,
-            resolution=stage.resolution,
-            shape=(stage.resolution, stage.resolution),
+            **lib.static_arguments(stage, (side, side)),
         )
         analysis = lowered.compile().memory_analysis()
         return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
-    one_picture = stage.resolution**2 * 3 * 4
+    one_picture = side**2 * 3 * 4
     assert memory(40) - memory(4) < one_picture
 
 
@@ -232,27 +245,32 @@ def test_keys_differ_by_seed_and_stage():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("percentile", 0.995),
-        ("percentile", float("nan")),
-        ("guidance_weight", float("nan")),
+        ("threshold.percentile", 0.995),
+        ("threshold.percentile", float("nan")),
+        ("guidance.weight", float("nan")),
         ("num_steps", 0),
-        ("sampler", "euler"),
-        ("threshold", "soft"),
-        ("threshold_cap", 0.5),
-        ("eta", 1.5),
-        ("gamma", -0.1),
+        ("sampler.kind", "euler"),
+        ("threshold.kind", "soft"),
+        ("threshold.cap", 0.5),
+        ("sampler.eta", 1.5),
+        ("sampler", {"kind": "ancestral", "gamma": -0.1}),
         ("aug_level", 2.0),
     ],
 )
-def test_settings_out_of_range(field, value):
-    wrong = dataclasses.replace(SampleConfig(), **{field: value})
-    with pytest.raises(UserError, match=f"base.{field}"):
-        lib.make_settings(wrong, "base")
+def test_settings_out_of_range(field, value, tiny_config):
+    values = to_json_dict(tiny_config)
+    *groups, last = field.split(".")
+    node = values["stages"]["base"]["sample"]
+    for group in groups:
+        node = node[group]
+    node[last] = value
+    with pytest.raises(UserError, match=rf"config.stages.base.sample.{field}"):
+        from_json_dict(values)
 
 
 def test_low_res_must_fit(case):
-    stage, model, params, text, _ = case
-    wrong = None if stage.low_resolution else jnp.zeros((3, 8, 8, 3))
+    stage, params, text, _ = case
+    wrong = None if stage.factor else jnp.zeros((3, 8, 8, 3))
     keys = lib.picture_keys(np.arange(3, dtype=np.uint32), 0)
     with pytest.raises(UserError, match="low-resolution"):
-        lib.sample_stage(model, stage, params, text, keys, lib.make_settings(SampleConfig()), wrong)
+        lib.sample_stage(stage, params, text, keys, lib.make_settings(SampleConfig()), wrong)

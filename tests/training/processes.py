@@ -15,12 +15,11 @@ import jax
 import numpy as np
 
 from imagen_jax.config import MeshConfig, load_config
-from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.text.encoder import load_encoder
+from imagen_jax.stage import open_stage
+from imagen_jax.text.encoder import text_dim
 from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.optimizer import make_optimizer
-from imagen_jax.training.state import abstract_state
+from imagen_jax.training.program import TrainProgram
 
 ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
@@ -148,14 +147,12 @@ def records(workdir: Path) -> list[dict]:
 def state_of(workdir: Path, step: int):
     """The leaves of the newest checkpoint, which must be of `step`, and its counters."""
     config = load_config(str(SMALLEST))
-    stage, encoder = config.stages["base"], load_encoder(config.text)
-    model = build_model(
-        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
-    )
+    stage = open_stage(config, "base", text_dim(config.text))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     checkpoints = Checkpoints(workdir / "base" / "checkpoints", 3)
     assert checkpoints.steps[0] == step
-    state = checkpoints.restore(step, abstract_state(model, make_optimizer(stage.train), mesh))
+    program = TrainProgram(stage, mesh, config.text.max_length)
+    state = checkpoints.restore(step, program.abstract_state)
     return jax.tree.leaves(jax.device_get(state)), checkpoints.info(step).progress
 
 

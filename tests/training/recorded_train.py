@@ -1,19 +1,16 @@
 """train.py that records the batches of its steps, in WORKDIR/fed/STEP.PROCESS.npz."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
-from imagen_jax.cli import common, train
-from imagen_jax.training import loop
+from imagen_jax.cli import train
+from imagen_jax.training.program import TrainProgram
 
-flags.adopt_module_key_flags(common)
-flags.adopt_module_key_flags(train)
-
-compile_step = loop.compile_step
+compile_step = TrainProgram.compile
 
 
 class RecordedStep:
@@ -22,7 +19,8 @@ class RecordedStep:
     def __init__(self, program: Any):
         self._program = program
         self.memory_analysis = program.memory_analysis
-        self._directory = Path(train.WORKDIR.value) / "fed"
+        [workdir] = [flag for flag in sys.argv if flag.startswith("--workdir=")]
+        self._directory = Path(workdir.removeprefix("--workdir=")) / "fed"
         self._directory.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, state: Any, batch: Any, key: Any) -> Any:
@@ -40,5 +38,5 @@ class RecordedStep:
 
 
 if __name__ == "__main__":
-    loop.compile_step = lambda *arguments: RecordedStep(compile_step(*arguments))
-    train.run()
+    TrainProgram.compile = lambda *arguments: RecordedStep(compile_step(*arguments))
+    sys.exit(train.main())

@@ -3,20 +3,20 @@
 from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
-    ModelConfig,
     SampleConfig,
     StageConfig,
     TextConfig,
     TrainConfig,
     to_config_dict,
 )
+from imagen_jax.models import EfficientUNetConfig
 
 
 def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     base = StageConfig(
         resolution=8,
-        model=ModelConfig(
+        model=EfficientUNetConfig(
             channels=(8,),
             num_res_blocks=(1,),
             strides=(2,),

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +22,14 @@ from processes import (
 )
 
 from imagen_jax.cli import sample
-from imagen_jax.config import MeshConfig, load_config, stage_shapes
+from imagen_jax.config import MeshConfig, load_config
 from imagen_jax.data.buckets import load_stage_source
 from imagen_jax.errors import UserError
-from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import open_stage
 from imagen_jax.training import feed
 from imagen_jax.training.flops import model_flops_per_image
-from imagen_jax.training.optimizer import make_optimizer
-from imagen_jax.training.state import create_state
+from imagen_jax.training.program import TrainProgram
 from imagen_jax.training.step import make_train_step
 
 CONFIG = load_config(str(SMALLEST))
@@ -82,15 +80,17 @@ def source(tmp_path):
 
 
 def test_the_shapes_of_batches_and_what_they_cost(source):
-    stage = CONFIG.stages["base"]
+    stage = open_stage(CONFIG, "base", 16)
     shapes = feed.picture_shapes(stage, source)
     assert shapes == [(8, 8), (6, 10)] and source.shares == (11, 10)
-    flops = {shape: model_flops_per_image(stage, 16, 8, shape) for shape in shapes}
-    assert flops[8, 8] == model_flops_per_image(stage, 16, 8)
+    flops = {shape: model_flops_per_image(stage, 8, shape) for shape in shapes}
+    assert flops[8, 8] == model_flops_per_image(stage, 8)
     # By pixels, but for the text, which costs both the same.
     assert 60 / 64 < flops[6, 10] / flops[8, 8] < 1
     assert source.mean(flops) == (11 * flops[8, 8] + 10 * flops[6, 10]) / 21
-    crops = dataclasses.replace(stage, train=dataclasses.replace(stage.train, crop_size=4))
+    crops = open_stage(load_config(str(ROOT / "configs" / "tiny.py")), "sr16", 16)
+    train = dataclasses.replace(crops.config.train, crop_size=4)
+    crops = crops.replace(dataclasses.replace(crops.config, train=train))
     assert feed.picture_shapes(crops, source) == [(4, 4)]
 
 
@@ -98,23 +98,13 @@ def test_the_shapes_of_batches_and_what_they_cost(source):
 def test_every_stage_steps_in_every_shape(name):
     tiny = load_config(str(ROOT / "configs" / "tiny.py"))
     data = dataclasses.replace(tiny.data, source="folder", aspect_buckets=("1:1", "3:2", "2:3"))
-    stage = tiny.stages[name]
-    model = build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=16,
-    )
-    optimizer = make_optimizer(stage.train)
-    key = jax.random.key(0)
-    state = jax.eval_shape(lambda: create_state(model, optimizer, key))
-    step = make_train_step(stage, model, optimizer)
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    encoder = SimpleNamespace(dim=16, max_length=8)
-    for shape in stage_shapes(dataclasses.replace(tiny, data=data), name).values():
-        batch = feed.abstract_batch(stage, encoder, mesh, shape)
-        assert batch.image.shape == (stage.train.batch_size, *shape, 3)
-        after, _ = jax.eval_shape(step, state, batch, key)
+    stage = open_stage(dataclasses.replace(tiny, data=data), name, 16)
+    program = TrainProgram(stage, make_mesh(MeshConfig(), jax.devices()[:1]), text_length=8)
+    state, step = program.abstract_state, make_train_step(stage, program.optimizer)
+    for shape in stage.cascade.shapes(name).values():
+        batch = program.abstract_batch(shape)
+        assert batch.image.shape == (stage.config.train.batch_size, *shape, 3)
+        after, _ = jax.eval_shape(step, state, batch, program.abstract_key())
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 

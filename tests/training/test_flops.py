@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stages import opened
 
-from imagen_jax.config import ModelConfig, StageConfig, TrainConfig
-from imagen_jax.models import build_model
+from imagen_jax.config import StageConfig, TrainConfig
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.training.flops import (
     Utilization,
     matrix_flops,
@@ -87,11 +88,11 @@ def test_counts_what_torch_counts(stride):
     assert counter.get_total_flops() == matrix_flops(jax.grad(loss, argnums=(0, 1)), x, w)
 
 
-def stage(**model) -> StageConfig:
+def config(**model) -> StageConfig:
     return StageConfig(
         resolution=16,
         low_resolution=8,
-        model=ModelConfig(
+        model=EfficientUNetConfig(
             channels=(16, 32),
             num_res_blocks=(3, 2),
             strides=(2, 2),
@@ -103,39 +104,40 @@ def stage(**model) -> StageConfig:
     )
 
 
+def stage(**model):
+    return opened(config(**model), 8)
+
+
 @pytest.mark.slow
 def test_remat_and_scans_do_not_change_the_model_flops():
-    plain = model_flops_per_image(stage(), 8, 5)
+    plain = model_flops_per_image(stage(), 5)
     assert plain > 0
     scanned = stage(scan_blocks=True)
-    assert model_flops_per_image(scanned, 8, 5) == plain
+    assert model_flops_per_image(scanned, 5) == plain
     # The real step, rematerialised and scanned, does more: a forward pass of the blocks again.
-    network = build_model(scanned.model, resolution=16, low_res=True, text_dim=8)
-    optimizer = make_optimizer(scanned.train)
-    state = jax.eval_shape(lambda: create_state(network, optimizer, jax.random.key(0)))
+    optimizer = make_optimizer(scanned.config.train)
+    state = jax.eval_shape(lambda: create_state(scanned.network, optimizer, jax.random.key(0)))
     shape = jax.ShapeDtypeStruct
     batch = Batch(
         image=shape((2, 16, 16, 3), jnp.uint8),
         text=TextCond(tokens=shape((2, 5, 8), jnp.float32), mask=shape((2, 5), jnp.bool_)),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = make_train_step(scanned, network, optimizer)
+    step = make_train_step(scanned, optimizer)
     assert 2 * plain < matrix_flops(step, state, batch, key) < 2 * plain * 4 / 3
     # The plain step of two pictures has exactly twice the FLOPs of one.
-    step = make_train_step(
-        stage(), build_model(stage().model, resolution=16, low_res=True, text_dim=8), optimizer
-    )
+    step = make_train_step(stage(), optimizer)
     # The one product beside the network sorts losses into five intervals.
     assert matrix_flops(step, state, batch, key) == 2 * plain + 2 * 2 * 5
 
 
 @pytest.mark.slow
 def test_crops_and_longer_texts_count_as_what_is_computed():
-    whole = model_flops_per_image(stage(), 8, 5)
-    crops = dataclasses.replace(stage(), train=TrainConfig(crop_size=8))
+    whole = model_flops_per_image(stage(), 5)
+    crops = opened(dataclasses.replace(config(), train=TrainConfig(crop_size=8)), 8)
     # A quarter of the pixels; the attention within them a sixteenth; text and embeddings the same.
-    assert whole / 5 < model_flops_per_image(crops, 8, 5) < whole / 2
-    assert model_flops_per_image(stage(), 8, 50) > whole
+    assert whole / 5 < model_flops_per_image(crops, 5) < whole / 2
+    assert model_flops_per_image(stage(), 50) > whole
 
 
 def test_utilization_is_a_share_of_the_peak_of_all_devices():

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from imagen_jax.config import TrainConfig
+from imagen_jax.optimizers import Adafactor, Muon
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
 
 
@@ -45,11 +46,10 @@ def test_gradients_are_clipped_to_the_global_norm():
 @pytest.mark.parametrize("scaled, size", [(False, 1e-4), (True, 1e-7)])
 def test_adafactor_moves_a_zero_kernel_by_the_rate_only_without_parameter_scale(scaled, size):
     config = TrainConfig(
-        optimizer="adafactor",
         warmup_steps=0,
         lr_decay="constant",
         clip_norm=1e9,
-        adafactor_parameter_scale=scaled,
+        optimizer=Adafactor(parameter_scale=scaled),
     )
     params, grads = {"a": jnp.zeros((4, 4))}, {"a": jnp.full((4, 4), 0.3)}
     update = first_update(config, params, grads)
@@ -67,7 +67,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
     }
     params = jax.tree.map(jnp.zeros_like, grads)
     config = TrainConfig(
-        optimizer="muon", learning_rate=1e-3, warmup_steps=0, lr_decay="constant", clip_norm=1e9
+        learning_rate=1e-3, warmup_steps=0, lr_decay="constant", clip_norm=1e9, optimizer=Muon()
     )
     update = first_update(config, params, grads)
 
@@ -89,7 +89,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
     alignment = np.sum(direction * (u @ vt)) / np.linalg.norm(direction) / np.sqrt(16)
     assert alignment > 0.98
     # Optax gives the rest to Adam with Nesterov's momentum, as Muon's own is.
-    nadam = optax.nadam(1e-3, b2=config.adam_b2)
+    nadam = optax.nadam(1e-3, b2=config.optimizer.adam_b2)
     expected, _ = nadam.update(grads, nadam.init(params), params)
     np.testing.assert_allclose(update["conv"]["bias"], expected["conv"]["bias"], rtol=1e-5)
     np.testing.assert_allclose(update["head"]["kernel"], expected["head"]["kernel"], rtol=1e-5)
@@ -97,7 +97,7 @@ def test_muon_orthogonalises_hidden_kernels_and_leaves_the_rest_to_adam():
 
 def test_muons_rate_warms_up_and_decays_with_the_other():
     config = TrainConfig(
-        optimizer="muon", learning_rate=1e-3, warmup_steps=4, num_steps=8, clip_norm=1e9
+        learning_rate=1e-3, warmup_steps=4, num_steps=8, clip_norm=1e9, optimizer=Muon()
     )
     optimizer = make_optimizer(config)
     params = {"a": {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}}
@@ -111,7 +111,7 @@ def test_muons_rate_warms_up_and_decays_with_the_other():
     expected = [0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0]
     np.testing.assert_allclose(sizes[:, 0] / sizes[3, 0], expected, rtol=1e-3, atol=1e-6)
     # Adam's Nesterov momentum adds its own factor, which does not depend on the rate.
-    nadam, nadam_sizes = optax.nadam(1.0, b2=config.adam_b2), []
+    nadam, nadam_sizes = optax.nadam(1.0, b2=config.optimizer.adam_b2), []
     nadam_state = nadam.init(params)
     for _ in range(9):
         updates, nadam_state = nadam.update(grads, nadam_state, params)

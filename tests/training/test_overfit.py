@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stages import opened
 
-from imagen_jax.config import ModelConfig, SampleConfig, StageConfig, TextConfig, TrainConfig
-from imagen_jax.models import build_model
+from imagen_jax.config import SampleConfig, StageConfig, TextConfig, TrainConfig
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.models import UNetConfig
 from imagen_jax.sampling.loop import make_settings, picture_keys, sample_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training.optimizer import make_optimizer
@@ -30,37 +32,35 @@ def two_pictures() -> np.ndarray:
 def test_exchanging_the_captions_exchanges_the_pictures():
     stage = StageConfig(
         resolution=8,
-        model=ModelConfig(
-            kind="unet",
+        model=UNetConfig(
             channels=(32, 32),
             num_res_blocks=(1, 1),
-            strides=(2, 2),
             self_attention=(False, True),
             text_attention=("none", "joint"),
             head_dim=16,
         ),
         train=TrainConfig(learning_rate=3e-3, warmup_steps=10, lr_decay="constant", ema_max=0.98),
-        sample=SampleConfig(num_steps=16, guidance_weight=2.0),
+        sample=SampleConfig(num_steps=16, guidance=Guidance(2.0)),
     )
     encoder = load_encoder(TextConfig(max_length=8))
-    model = build_model(stage.model, resolution=8, low_res=False, text_dim=encoder.dim)
-    optimizer = make_optimizer(stage.train)
+    stage = opened(stage, encoder.dim)
+    optimizer = make_optimizer(stage.config.train)
     pictures = two_pictures()
     batch = Batch(
         image=jnp.asarray(np.repeat(pictures, COPIES, axis=0)),
         text=encoder.encode_captions([c for c in CAPTIONS for _ in range(COPIES)]),
     )
-    state = create_state(model, optimizer, jax.random.key(0))
-    step = jax.jit(make_train_step(stage, model, optimizer), donate_argnums=0)
+    state = create_state(stage.network, optimizer, jax.random.key(0))
+    step = jax.jit(make_train_step(stage, optimizer), donate_argnums=0)
     for _ in range(STEPS):
         state, _ = step(state, batch, jax.random.key(1))
 
     keys = picture_keys(jnp.arange(2), 0)
-    settings = make_settings(stage.sample)
+    settings = make_settings(stage.config.sample)
 
     def draw(captions: tuple[str, str]) -> np.ndarray:
         text = encoder.encode_captions(captions)
-        return np.asarray(sample_stage(model, stage, state.ema_params, text, keys, settings))
+        return np.asarray(sample_stage(stage, state.ema_params, text, keys, settings))
 
     x = np.asarray(normalize_image(jnp.asarray(pictures)))
 

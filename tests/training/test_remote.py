@@ -17,8 +17,8 @@ from imagen_jax.cli.train import check_workdir
 from imagen_jax.config import MeshConfig, TextConfig, load_config
 from imagen_jax.errors import UserError
 from imagen_jax.files import absolute, is_remote, write_atomically
-from imagen_jax.models import build_model
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training import logs, mirror
 from imagen_jax.training.checkpoint import Checkpoints
@@ -158,26 +158,23 @@ def test_weights_and_pictures_in_a_bucket(bucket):
     from pathlib import Path
 
     config = load_config(str(Path(__file__).parent / "smallest_config.py"))
-    stage, encoder = config.stages["base"], load_encoder(TextConfig(max_length=8))
-    model = build_model(
-        stage.model, resolution=stage.resolution, low_res=False, text_dim=encoder.dim
-    )
+    encoder = load_encoder(TextConfig(max_length=8))
+    stage = open_stage(config, "base", encoder.dim)
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))
-    state = init_state(model, make_optimizer(stage.train), mesh, jax.random.key(0))
+    optimizer = make_optimizer(stage.config.train)
+    state = init_state(stage.network, optimizer, mesh, jax.random.key(0))
     for step in (3, 6):
         progress = Progress(examples_seen=step * 4)
         state = state.replace(ema_params=jax.tree.map(lambda x: x + 1, state.ema_params))
         saved = Saved(step=step, state=state, progress=progress)
-        export_ema(bucket / "base", config, "base", encoder, mesh, saved)
+        export_ema(bucket / "base", stage, encoder, mesh, saved)
         assert artefact.exported_steps(bucket / "base" / "ema", "base") == step
     loaded = artefact.load(str(bucket)).stages["base"]
     jax.tree.map(np.testing.assert_array_equal, loaded.params, jax.device_get(state.ema_params))
     # One file of weights: the older one is gone.
     assert len([p for p in (bucket / "base" / "ema").iterdir() if p.suffix == ".safetensors"]) == 1
 
-    outputs = Outputs(
-        bucket / "base", config, "base", encoder, mesh, Checkpoints(bucket / "c", 1), 0
-    )
+    outputs = Outputs(bucket / "base", stage, encoder, mesh, Checkpoints(bucket / "c", 1), 0)
     outputs.pictures(1, {"samples": np.zeros((8, 8, 3), np.uint8)})
     outputs.close()
     [picture] = (bucket / "base" / "samples").iterdir()

@@ -12,14 +12,16 @@ from test_checkpoint import abstract, state_on
 from imagen_jax.config import (
     CascadeConfig,
     MeshConfig,
-    ModelConfig,
     SampleConfig,
     StageConfig,
     TrainConfig,
     to_json_dict,
 )
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.errors import UserError
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import open_stage
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.counters import Progress
 from imagen_jax.training.resume import check_same_run, finished_step, newest_good
@@ -65,7 +67,11 @@ def newest(directory):
     mesh = make_mesh(MeshConfig())
     lines = []
     found = newest_good(
-        checkpoints, abstract(state_on(mesh, 0), mesh), cascade(), "base", ENCODER, lines.append
+        checkpoints,
+        abstract(state_on(mesh, 0), mesh),
+        open_stage(cascade(), "base", 4),
+        ENCODER,
+        lines.append,
     )
     return found, lines
 
@@ -182,8 +188,8 @@ def test_a_run_is_finished_once_its_newest_checkpoint_says_so(run):
     checkpoints = Checkpoints(run / "checkpoints", 3)
 
     def finished(num_steps):
-        config = cascade(train=TrainConfig(num_steps=num_steps))
-        return finished_step(checkpoints, config, "base", ENCODER)
+        stage = open_stage(cascade(train=TrainConfig(num_steps=num_steps)), "base", 4)
+        return finished_step(checkpoints, stage, ENCODER)
 
     assert [finished(n) for n in (5, 8, 9)] == [8, 8, None]
     garble_info(run / "checkpoints" / "8")
@@ -194,10 +200,11 @@ def test_a_run_is_finished_once_its_newest_checkpoint_says_so(run):
     "config",
     [
         cascade(train=TrainConfig(num_steps=5, batch_size=7, save_every=2, validate_every=7)),
-        cascade(sample=SampleConfig(guidance_weight=9.0)),
+        cascade(sample=SampleConfig(guidance=Guidance(9.0))),
         dataclasses.replace(cascade(), mesh=MeshConfig(fsdp=4)),
         dataclasses.replace(
-            cascade(), stages=cascade().stages | {"sr": StageConfig(resolution=128)}
+            cascade(),
+            stages=cascade().stages | {"sr": StageConfig(resolution=128, low_resolution=32)},
         ),
     ],
 )
@@ -218,7 +225,10 @@ def test_a_checkpoint_from_before_a_setting_existed_has_its_default():
     "config, difference",
     [
         (cascade(train=TrainConfig(learning_rate=0.5)), "train.learning_rate: 0.0001 in the"),
-        (cascade(model=ModelConfig(head_dim=32)), "model.head_dim: 64 in the checkpoint, 32 now"),
+        (
+            cascade(model=EfficientUNetConfig(head_dim=32)),
+            "model.head_dim: 64 in the checkpoint, 32 now",
+        ),
         (dataclasses.replace(cascade(), seed=3), "seed: 0 in the checkpoint, 3 now"),
     ],
 )

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from stages import opened
 
-from imagen_jax.config import DiffusionConfig, MeshConfig, ModelConfig, StageConfig, TrainConfig
-from imagen_jax.models import build_model
+from imagen_jax.config import DiffusionConfig, MeshConfig, StageConfig, TrainConfig
+from imagen_jax.diffusion.schedules import NormalLevels
+from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import MIN_SHARDED_SIZE
+from imagen_jax.stage import Stage
 from imagen_jax.training import step as step_module
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import abstract_state, init_state, state_from_params
@@ -23,11 +26,11 @@ BATCH = 8
 KEY = jax.random.key(1)
 
 
-def tiny_stage(**train) -> StageConfig:
+def tiny_config(**train) -> StageConfig:
     return StageConfig(
         resolution=16,
         low_resolution=8,
-        model=ModelConfig(
+        model=EfficientUNetConfig(
             channels=(32,),
             num_res_blocks=(2,),
             strides=(2,),
@@ -39,9 +42,13 @@ def tiny_stage(**train) -> StageConfig:
     )
 
 
-def random_batch(seed: int, stage: StageConfig) -> Batch:
+def tiny_stage(**train) -> Stage:
+    return opened(tiny_config(**train), TEXT_DIM)
+
+
+def random_batch(seed: int, stage: Stage) -> Batch:
     rng = np.random.default_rng(seed)
-    size = stage.resolution
+    size = stage.config.resolution
     mask = np.arange(5)[None] < rng.integers(1, 6, (BATCH, 1))
     return Batch(
         image=rng.integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8),
@@ -49,22 +56,13 @@ def random_batch(seed: int, stage: StageConfig) -> Batch:
     )
 
 
-def network(stage: StageConfig):
-    return build_model(
-        stage.model,
-        resolution=stage.resolution,
-        low_res=bool(stage.low_resolution),
-        text_dim=TEXT_DIM,
-    )
-
-
-def run_steps(stage: StageConfig, mesh_config: MeshConfig, count: int, steps: int = 5):
+def run_steps(stage: Stage, mesh_config: MeshConfig, count: int, steps: int = 5):
     mesh = make_mesh(mesh_config, jax.devices()[:count])
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     state = init_state(model, optimizer, mesh, jax.random.key(0))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(
-        step_module.make_train_step(stage, model, optimizer),
+        step_module.make_train_step(stage, optimizer),
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
@@ -141,12 +139,10 @@ def test_a_batch_in_parts_is_the_whole_batch(on_one_device):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["8 fsdp", "2x2x2"])
 def test_parts_are_cut_without_moving_the_batch(name):
-    stage = dataclasses.replace(
-        tiny_stage(accumulate=2),
-        train=TrainConfig(batch_size=16, accumulate=2, warmup_steps=0),
-    )
+    train = TrainConfig(batch_size=16, accumulate=2, warmup_steps=0)
+    stage = opened(dataclasses.replace(tiny_config(), train=train), TEXT_DIM)
     mesh = make_mesh(MESHES[name])
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     state = abstract_state(model, optimizer, mesh)
     rows = batch_sharding(mesh)
     batch = jax.tree.map(
@@ -154,7 +150,7 @@ def test_parts_are_cut_without_moving_the_batch(name):
         random_batch(0, stage),
     )
     step = jax.jit(
-        step_module.make_train_step(stage, model, optimizer),
+        step_module.make_train_step(stage, optimizer),
         out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), replicated(mesh)),
     )
     with jax.set_mesh(mesh):
@@ -173,7 +169,7 @@ def test_parts_are_cut_without_moving_the_batch(name):
 def test_fsdp_shards_parameters_ema_and_optimizer_alike():
     stage = tiny_stage()
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))
-    state = abstract_state(network(stage), make_optimizer(stage.train), mesh)
+    state = abstract_state(stage.network, make_optimizer(stage.config.train), mesh)
     leaves = jax.tree.leaves(state)
     large = [leaf for leaf in leaves if leaf.size >= MIN_SHARDED_SIZE]
     # The rest is small: it would cost more to gather than to hold.
@@ -195,10 +191,10 @@ def is_adam(node) -> bool:
 def started():
     """A fresh state on one device and the compiled step of `tiny_stage()`."""
     stage = tiny_stage()
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     state = init_state(model, optimizer, mesh, jax.random.key(0))
-    return state, jax.jit(step_module.make_train_step(stage, model, optimizer))
+    return state, jax.jit(step_module.make_train_step(stage, optimizer))
 
 
 def test_every_step_draws_new_times_and_noise(started):
@@ -268,13 +264,13 @@ def test_bucket_sums_add_up_to_the_loss(started):
 
 
 def test_examples_have_the_noise_levels_of_training_not_those_of_sampling():
-    diffusion = DiffusionConfig(train_levels="normal", logsnr_mean=-2.0, logsnr_std=0.5)
-    stage = dataclasses.replace(tiny_stage(), diffusion=diffusion)
-    model = network(stage)
+    diffusion = DiffusionConfig(train_levels=NormalLevels(mean=-2.0, std=0.5))
+    stage = opened(dataclasses.replace(tiny_config(), diffusion=diffusion), TEXT_DIM)
+    model = stage.network
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    params = init_state(model, make_optimizer(stage.train), mesh, jax.random.key(0)).params
+    params = init_state(model, make_optimizer(stage.config.train), mesh, jax.random.key(0)).params
     batch = random_batch(0, stage)
-    loss = step_module.make_loss(stage, model)
+    loss = step_module.make_loss(stage)
     _, logsnr = jax.jit(loss)(params, normalize_image(batch.image), batch.text, KEY)
     # One of eight times lies in each eighth of [0, 1), and so in each eighth of the distribution.
     edges = [-20.0, *(NormalDist(-2.0, 0.5).inv_cdf(i / BATCH) for i in range(1, BATCH)), 20.0]
@@ -283,8 +279,8 @@ def test_examples_have_the_noise_levels_of_training_not_those_of_sampling():
 
 def test_dropping_every_caption_makes_the_text_irrelevant():
     stage = tiny_stage(text_drop_rate=1.0)
-    model, optimizer = network(stage), make_optimizer(stage.train)
-    step = jax.jit(step_module.make_train_step(stage, model, optimizer))
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
+    step = jax.jit(step_module.make_train_step(stage, optimizer))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     batch = random_batch(0, stage)
     other = dataclasses.replace(batch, text=random_batch(1, stage).text)
@@ -295,10 +291,10 @@ def test_dropping_every_caption_makes_the_text_irrelevant():
 
 def test_an_ignored_text_gives_no_gap_and_a_used_one_does():
     stage = tiny_stage()
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     params = init_state(model, optimizer, mesh, jax.random.key(0)).params
-    gap = jax.jit(step_module.make_condition_gap(stage, model))
+    gap = jax.jit(step_module.make_condition_gap(stage))
     # The output layer starts at zero, so nothing has an influence yet.
     assert gap(params, random_batch(0, stage), jax.random.key(1)) == 0.0
     noisy = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
@@ -307,7 +303,7 @@ def test_an_ignored_text_gives_no_gap_and_a_used_one_does():
 
 def test_a_state_from_weights_starts_its_ema_there():
     stage = tiny_stage()
-    model, optimizer = network(stage), make_optimizer(stage.train)
+    model, optimizer = stage.network, make_optimizer(stage.config.train)
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     params = jax.device_get(init_state(model, optimizer, mesh, jax.random.key(3)).params)
     state = state_from_params(params, optimizer, mesh)

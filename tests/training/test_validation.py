@@ -10,20 +10,20 @@ from imagen_jax.config import (
     CascadeConfig,
     DataConfig,
     MeshConfig,
-    ModelConfig,
     StageConfig,
     TextConfig,
     TrainConfig,
 )
 from imagen_jax.data.source import Item, load_source
-from imagen_jax.models import build_model, init_params
+from imagen_jax.models import EfficientUNetConfig, init_params
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
 from imagen_jax.training.step import BUCKETS
 from imagen_jax.training.validation import Validation
 
 IMAGES = 20
-MODEL = ModelConfig(
+MODEL = EfficientUNetConfig(
     channels=(8,),
     num_res_blocks=(1,),
     strides=(2,),
@@ -36,8 +36,10 @@ MODEL = ModelConfig(
 
 def cascade(source: str = "shapes", path: str = "", **train) -> CascadeConfig:
     settings = {"validation_images": IMAGES, "batch_size": 8} | train
-    stage = StageConfig(resolution=8, model=MODEL, train=TrainConfig(**settings))
-    sr = dataclasses.replace(stage, resolution=16, low_resolution=8)
+    train = TrainConfig(**settings)
+    # Only super-resolution stages are trained on crops.
+    stage = StageConfig(resolution=8, model=MODEL, train=dataclasses.replace(train, crop_size=0))
+    sr = dataclasses.replace(stage, resolution=16, low_resolution=8, train=train)
     return CascadeConfig(
         data=DataConfig(source=source, path=path),
         text=TextConfig(max_length=8),
@@ -57,12 +59,10 @@ def encoder_on(mesh):
 def validation(config, encoder, stage="base", mesh_config=None, devices=1):
     """The validation and parameters of the network; `untrained` ones predict zero."""
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
-    low_res = stage == "sr"
-    resolution = config.stages[stage].resolution
-    model = build_model(MODEL, resolution=resolution, low_res=low_res, text_dim=encoder.dim)
-    source = load_source(config.data, "train", resolution)
-    check = Validation(config, stage, model, encoder_on(mesh), mesh, source)
-    return check, init_params(model, jax.random.key(0))
+    stage = open_stage(config, stage, encoder.dim)
+    source = load_source(config.data, "train", stage.config.resolution)
+    check = Validation(stage, encoder_on(mesh), mesh, source)
+    return check, init_params(stage.network, jax.random.key(0))
 
 
 def noisy(params):

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from imagen_jax.config import load_config
 from imagen_jax.errors import UserError
 from imagen_jax.weights import artefact as lib
+from imagen_jax.weights.shipped import load_shipped
 
 PARAMS = {
     "down_0": {"blocks": {"kernel": np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)}},
@@ -180,5 +183,16 @@ def test_few_images():
 
 
 def test_shipped_names_are_plain_names():
-    assert lib.load_shipped("../sampling") is None
-    assert lib.load_shipped("no-such-name") is None
+    assert load_shipped("../sampling") is None
+    assert load_shipped("no-such-name") is None
+
+
+def test_an_artefact_of_version_1_loads(tmp_path):
+    config = load_config("configs/tiny.py")
+    save(tmp_path, config)
+    path = tmp_path / lib.CONFIG_FILE
+    content = json.loads(path.read_text())
+    saved = json.loads((Path(__file__).parents[1] / "version_1.json").read_text())
+    content |= {"format_version": 1, "cascade": saved["tiny"]}
+    path.write_text(json.dumps(content))
+    assert lib.load(tmp_path).config == config

@@ -1,0 +1,36 @@
+"""Range checks of settings. Each raises UserError with the name and the value of the setting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagen_jax.errors import UserError
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raises UserError unless `value` is at least `minimum`."""
+    if _is_number(value) and not value >= minimum:
+        raise UserError(f"{name}={value} must be at least {minimum}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises UserError unless `value` is above 0."""
+    if _is_number(value) and not value > 0:
+        raise UserError(f"{name}={value} must be positive")
+
+
+def check_unit_interval(name: str, value: float) -> None:
+    """Raises UserError unless `value` lies in [0, 1]."""
+    if _is_number(value) and not 0.0 <= value <= 1.0:
+        raise UserError(f"{name}={value} must be in [0, 1]")
+
+
+def _is_number(value: Any) -> bool:
+    """False for traced values, whose range is unknown while a program is traced."""
+    return isinstance(value, (int, float))

@@ -1,0 +1,159 @@
+"""The flags that change the sampling settings of stages, for sample and evaluate.
+
+A value is for all stages (`--num_steps=50`) or by stage (`--num_steps=base=50,sr64=20`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl.flags import DEFINE_string, FlagValues
+
+from imagen_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from imagen_jax.config import CascadeConfig, SampleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingFlag:
+    """A flag and the setting of `SampleConfig` that it changes.
+
+    Attributes:
+      field: of `SampleConfig`.
+      inner: field of the dataclass in `field`; "" for `field` itself, which is then a number, or a
+        choice that is replaced by another kind.
+      type: of the value.
+      help: for `--help`.
+    """
+
+    field: str
+    inner: str
+    type: type
+    help: str
+
+
+# Kinds come first: --sampler=ddim --eta=0.5 sets the eta of the new sampler.
+SAMPLING_FLAGS = {
+    "sampler": SamplingFlag("sampler", "", str, "Sampler: ddim or ancestral."),
+    "threshold": SamplingFlag("threshold", "", str, "Thresholding: none, static or dynamic."),
+    "num_steps": SamplingFlag("num_steps", "", int, "Steps per picture."),
+    "guidance_weight": SamplingFlag(
+        "guidance", "weight", float, "Guidance weight w. 1 is no guidance."
+    ),
+    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim, from 0 to 1."),
+    "gamma": SamplingFlag("sampler", "gamma", float, "Variance of ancestral, from 0 to 1."),
+    "percentile": SamplingFlag(
+        "threshold", "percentile", float, "Percentile of dynamic thresholding, in percent."
+    ),
+    "threshold_cap": SamplingFlag(
+        "threshold", "cap", float, "Upper bound of the dynamic threshold. 0 for none."
+    ),
+    "aug_level": SamplingFlag(
+        "aug_level", "", float, "Noise on the low-resolution picture, from 0 to 1."
+    ),
+}
+
+
+def define_sampling_flags(flags: FlagValues) -> None:
+    """Defines `SAMPLING_FLAGS`."""
+    for name, flag in SAMPLING_FLAGS.items():
+        DEFINE_string(name, None, flag.help, flag_values=flags)
+
+
+def sampling_flag_values(flags: FlagValues) -> dict[str, str | None]:
+    """The values of `SAMPLING_FLAGS` on the command line, None where not given."""
+    return {name: flags[name].value for name in SAMPLING_FLAGS}
+
+
+def override(
+    given: Mapping[str, str | None], config: CascadeConfig, settings: Mapping[str, SampleConfig]
+) -> dict[str, SampleConfig]:
+    """Settings for every stage: from the flags, else from `settings`, else from `config`.
+
+    Args:
+      given: the values of `SAMPLING_FLAGS` on the command line, by flag; None where not given.
+      config: of the weights.
+      settings: by stage.
+
+    Raises:
+      UserError: an unknown stage, a value of the wrong type or out of range, or a setting that the
+        chosen sampler or threshold does not have.
+    """
+    merged = {
+        name: settings.get(name, stage.sample) for name, stage in config.ordered_stages().items()
+    }
+    for name, flag in SAMPLING_FLAGS.items():
+        text = given.get(name)
+        if text is None:
+            continue
+        values = parse_per_stage(name, text, flag.type, list(merged))
+        if "=" not in text:
+            values = {stage: v for stage, v in values.items() if _applies(flag, merged[stage])}
+        if not values:
+            raise UserError(
+                f"--{name}={text}: no stage has this setting, "
+                + ", ".join(f"{stage} has {_describe(flag, s)}" for stage, s in merged.items())
+            )
+        for stage, value in values.items():
+            try:
+                merged[stage] = _changed(merged[stage], flag, value)
+            except UserError as error:
+                raise UserError(f"--{name}={text}: stage {stage!r}: {error}") from error
+    return merged
+
+
+def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> dict[str, Any]:
+    """ "5" to {every stage: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
+    if "=" not in text:
+        return dict.fromkeys(stages, _convert(flag, text, kind))
+    values = {}
+    for item in text.split(","):
+        name, _, value = item.partition("=")
+        name = name.strip()
+        if name not in stages:
+            raise UserError(
+                f"--{flag}={text}: there is no stage {name!r}; the stages are {', '.join(stages)}"
+            )
+        values[name] = _convert(flag, value.strip(), kind)
+    return values
+
+
+def _convert(flag: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        what = {float: "a number", int: "a whole number"}[kind]
+        raise UserError(f"--{flag}: {text!r} is not {what}") from error
+
+
+def _applies(flag: SamplingFlag, settings: SampleConfig) -> bool:
+    return not flag.inner or hasattr(getattr(settings, flag.field), flag.inner)
+
+
+def _describe(flag: SamplingFlag, settings: SampleConfig) -> str:
+    return f"the {flag.field} {getattr(settings, flag.field).kind!r}"
+
+
+def _changed(settings: SampleConfig, flag: SamplingFlag, value: Any) -> SampleConfig:
+    current = getattr(settings, flag.field)
+    if flag.inner:
+        if not _applies(flag, settings):
+            raise UserError(f"{_describe(flag, settings)} has no {flag.inner}")
+        value = dataclasses.replace(current, **{flag.inner: value})
+    elif flag.type is str:
+        value = _of_kind(flag.field, value, current)
+    return dataclasses.replace(settings, **{flag.field: value})
+
+
+def _of_kind(field: str, kind: str, current: Any) -> Any:
+    """A choice of another kind, with its defaults; of the same kind, the current one."""
+    from imagen_jax.config import choice_of_kind
+    from imagen_jax.diffusion.samplers import SAMPLERS
+    from imagen_jax.diffusion.thresholding import THRESHOLDS
+
+    choices = {"sampler": SAMPLERS, "threshold": THRESHOLDS}[field]
+    cls = choice_of_kind(choices, kind, field)
+    return current if isinstance(current, cls) else cls()

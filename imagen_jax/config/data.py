@@ -1,0 +1,143 @@
+"""Settings of the training data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from imagen_jax.checks import check_at_least, check_choice, check_positive, check_unit_interval
+from imagen_jax.errors import UserError
+
+# Sources whose pictures are drawn by the program, all of them square.
+DRAWN_SOURCES = ("shapes", "emoji")
+SOURCES = (
+    *DRAWN_SOURCES,
+    "folder",
+    "webdataset",
+    "parquet",
+    "arrow",
+    "tfds",
+    "array_record",
+    "mix",
+)
+# Endless drawings have no epochs that could be mixed with those of a set.
+MIXABLE_SOURCES = tuple(source for source in SOURCES if source not in ("mix", "shapes"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One set of pictures with captions; docs/data.md shows each format.
+
+    Attributes:
+      source: "shapes", "emoji", "folder", "webdataset", "parquet", "arrow" (what Hugging Face
+        datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for DataConfig
+        also "mix".
+      path: where it lies (empty for "emoji": search the usual places for the font).
+      split: "tfds", "parquet" and "arrow": the stored split that is read.
+      image_field: the column or file extension of the pictures (empty: the usual names).
+      caption_fields: the columns or JSON keys of the captions, `captions/text` for one in a group
+        (empty: the usual names). An image may have several captions; one is drawn each time.
+      score_field: the column or JSON key of a number for `min_score` (empty: none).
+
+    Raises:
+      UserError: unknown source.
+    """
+
+    source: str = "shapes"
+    path: str = ""
+    split: str = "train"
+    image_field: str = ""
+    caption_fields: tuple[str, ...] = ()
+    score_field: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("source", self.source, SOURCES)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixConfig(SourceConfig):
+    """A part of a mix.
+
+    Attributes:
+      weight: its share of the examples, relative to the others'.
+
+    Raises:
+      UserError: `weight` is not positive.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("weight", self.weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(SourceConfig):
+    """Where pictures and captions come from, and which are used.
+
+    Attributes:
+      mix: the parts of the source "mix", by name.
+      aspect_buckets: aspect ratios, width to height, such as ("1:1", "3:2", "2:3"). Each picture is
+        cropped to the nearest, and every batch has one; with about as many pixels as the square of
+        the stage's resolution. Empty: every picture is cropped to that square.
+      min_side: a picture's shorter side is at least this many times the resolution of the stage
+        (1: nothing is enlarged; 0: any). In a bucket: each side that of the bucket.
+      max_aspect: longer over shorter side, at most (0: any).
+      min_caption_length, max_caption_length: characters; captions outside are not drawn, and a
+        picture is left out if none remains (0: any).
+      min_score: the least `score_field`; pictures without one are left out.
+      max_bad_share: a run stops when a greater share of the pictures cannot be read.
+      embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
+        the encoder runs beside the training step.
+      flip: random horizontal flips. Never for pictures whose caption says left or right.
+      num_threads: reading threads of each process or worker.
+      num_workers: processes that read ahead, beside each training process (0: it reads itself,
+        in threads). For accelerators that are faster than one core can draw or decode.
+
+    Raises:
+      UserError: a value out of range, or a mix without parts (or parts without a mix).
+    """
+
+    mix: dict[str, MixConfig] = dataclasses.field(default_factory=dict)
+    aspect_buckets: tuple[str, ...] = ()
+    min_side: float = 0.0
+    max_aspect: float = 0.0
+    min_caption_length: int = 0
+    max_caption_length: int = 0
+    min_score: float = 0.0
+    max_bad_share: float = 0.1
+    embeddings: str = ""
+    flip: bool = False
+    num_threads: int = 2
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least("num_threads", self.num_threads, 1)
+        for field in ("num_workers", "min_side", "min_caption_length", "max_caption_length"):
+            check_at_least(field, getattr(self, field), 0)
+        check_unit_interval("max_bad_share", self.max_bad_share)
+        if self.max_aspect and self.max_aspect < 1:
+            raise UserError(
+                f"max_aspect={self.max_aspect} must be 0 (any) or at least 1: it is the longer "
+                "side over the shorter"
+            )
+        if (self.source == "mix") != bool(self.mix):
+            raise UserError(
+                f"source={self.source!r} with {len(self.mix)} parts in mix: the source 'mix' takes "
+                "its pictures from there, the others do not"
+            )
+        for name, part in self.mix.items():
+            check_choice(f"mix.{name}.source", part.source, MIXABLE_SOURCES)
+        if self.aspect_buckets:
+            self._check_not_drawn()
+
+    def _check_not_drawn(self) -> None:
+        sources = {"source": self.source}
+        sources |= {f"mix.{name}.source": part.source for name, part in self.mix.items()}
+        for path, source in sources.items():
+            if source in DRAWN_SOURCES:
+                raise UserError(
+                    f"aspect_buckets={self.aspect_buckets} with {path}={source!r}: its pictures "
+                    "are drawn, and all are square; set aspect_buckets=()"
+                )

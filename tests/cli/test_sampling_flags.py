@@ -1,0 +1,61 @@
+"""The flags that change sampling settings, for all stages or by stage."""
+
+import dataclasses
+
+import pytest
+
+from imagen_jax.cli.sampling_flags import override
+from imagen_jax.config import SampleConfig
+from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM, Ancestral
+from imagen_jax.diffusion.thresholding import DynamicThreshold, StaticThreshold
+from imagen_jax.errors import UserError
+
+
+def test_for_all_stages_or_by_stage(config):
+    flags = {"eta": "0.5", "num_steps": "base=9,sr16=7", "guidance_weight": "sr16=-1"}
+    given = {"base": SampleConfig(threshold=DynamicThreshold(percentile=90.0))}
+    merged = override(flags, config, given)
+    assert merged["base"] == SampleConfig(
+        num_steps=9, sampler=DDIM(eta=0.5), threshold=DynamicThreshold(percentile=90.0)
+    )
+    assert merged["sr16"] == dataclasses.replace(
+        config.stages["sr16"].sample, num_steps=7, sampler=DDIM(eta=0.5), guidance=Guidance(-1.0)
+    )
+
+
+def test_another_kind_has_its_defaults_and_takes_its_own_settings(config):
+    merged = override(
+        {"gamma": "base=0.7", "sampler": "base=ancestral", "threshold": "static"}, config, {}
+    )
+    assert merged["base"].sampler == Ancestral(gamma=0.7)
+    assert merged["sr16"].sampler == DDIM()
+    assert {settings.threshold for settings in merged.values()} == {StaticThreshold()}
+    # The same kind keeps its settings.
+    given = {"base": SampleConfig(sampler=DDIM(eta=0.3))}
+    assert override({"sampler": "ddim"}, config, given)["base"].sampler == DDIM(eta=0.3)
+
+
+def test_a_value_for_all_stages_changes_those_that_have_the_setting(config):
+    given = {"base": SampleConfig(sampler=Ancestral())}
+    merged = override({"eta": "0.5"}, config, given)
+    assert merged["base"].sampler == Ancestral() and merged["sr16"].sampler == DDIM(eta=0.5)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"sampler": "euler"}, "stage 'base': sampler='euler' must be one of ddim, ancestral"),
+        ({"sampler": "base=ancestral", "eta": "base=1"}, "the sampler 'ancestral' has no eta"),
+        ({"gamma": "0.5"}, "no stage has this setting, base has the sampler 'ddim'"),
+        ({"percentile": "0.995"}, "stage 'base': percentile=0.995 .*99.5"),
+        ({"eta": "sr16=2"}, r"--eta=sr16=2: stage 'sr16': eta=2.0 must be in"),
+        ({"guidance_weight": "nan"}, "weight=nan must be finite"),
+        ({"num_steps": "0"}, "num_steps=0 must be at least 1"),
+        ({"num_steps": "2.5"}, "'2.5' is not a whole number"),
+        ({"num_steps": "sr64=3"}, "no stage 'sr64'; the stages are base, sr16"),
+    ],
+)
+def test_wrong_values_are_refused(config, flags, message):
+    with pytest.raises(UserError, match=message):
+        override(flags, config, {})
