@@ -13,6 +13,7 @@ from stages import opened
 from imagen_jax.config import DiffusionConfig, MeshConfig, StageConfig, TrainConfig
 from imagen_jax.diffusion.schedules import NormalLevels
 from imagen_jax.models import EfficientUNetConfig
+from imagen_jax.optimizers import Muon
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import MIN_SHARDED_SIZE
 from imagen_jax.stage import Stage
@@ -114,7 +115,7 @@ def test_five_steps_are_the_same_on_every_mesh(name, on_one_device):
 @pytest.mark.slow
 def test_five_steps_of_muon_are_the_same_on_a_mesh():
     # Muon reads kernels as matrices over axes that are sharded here.
-    stage = tiny_stage(optimizer="muon")
+    stage = tiny_stage(optimizer=Muon())
     expected_losses, expected, _ = run_steps(stage, MeshConfig(), 1)
     losses, state, _ = run_steps(stage, MESHES["2x2x2"], 8)
     # Five Newton-Schulz iterations amplify what rounding leaves in flat directions 500 times.
