@@ -21,9 +21,11 @@ from typing import Any
 from imagen_jax.config import SampleConfig
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.drawing import write_json
 from imagen_jax.evaluation.evaluate import Request, evaluate
-from imagen_jax.evaluation.prompts import PromptSet, load_prompts
+from imagen_jax.evaluation.prompt_set import PromptSet
+from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.scorer import scorer_of
+from imagen_jax.files import write_json
 from imagen_jax.sampling import Cascade
 
 WEIGHTS = tuple(float(w) for w in range(1, 16))
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str]) -> int:
         cascade = (
             Cascade.from_directory(flags.workdir) if flags.workdir else Cascade.from_name("shapes")
         )
-        if cascade.artefact.config.data.source != "shapes":
+        if scorer_of(cascade.artefact.config.data) is None:
             source = cascade.artefact.config.data.source
             raise UserError(
                 f"the scorer reads pictures of 'shapes'; these weights are of {source!r}"

@@ -29,8 +29,10 @@ from imagen_jax.config import TextConfig, TrainConfig, load_config
 from imagen_jax.data.pipeline import batches
 from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.caption_accuracy import by_group, score_all
-from imagen_jax.evaluation.prompts import Prompt, load_prompts
+from imagen_jax.evaluation.caption_accuracy import accuracy_by_group
+from imagen_jax.evaluation.prompt_set import Prompt
+from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.shapes_scorer import ShapesScorer
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 
 CONFIG = "configs/shapes.py"  # its pictures and captions
@@ -68,6 +70,7 @@ def main() -> None:
         seed=SEED,
     )
     flags.out.mkdir(parents=True, exist_ok=True)
+    scorer = ShapesScorer()
     points, trained, images, due = [], 0.0, 0, flags.every
     while trained < 60.0 * flags.minutes:
         start = time.monotonic()
@@ -77,7 +80,8 @@ def main() -> None:
         if trained >= 60.0 * min(due, flags.minutes):
             pictures = draw(trainer, prompts, text, BATCH_SIZE)
             np.save(flags.out / f"minute_{due:07.2f}.npy", pictures)
-            groups = by_group(score_all(pictures, prompts), prompts)
+            scores = scorer.score(pictures, prompts)
+            groups = accuracy_by_group(scores, prompts, scorer.parts)
             points.append(
                 {
                     "minutes": trained / 60.0,

@@ -1,46 +1,48 @@
-"""Writing files so that neither a kill nor a full disk leaves half of one behind.
+"""Writes files so that neither a kill nor a full disk leaves a partial one.
 
-Paths are local or of an object store (`gs://bucket/...`), both as `etils.epath.Path`.
+Paths are local or in an object store (`gs://bucket/...`), both as `etils.epath.Path`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
 from imagen_jax.errors import UserError
 
-# No space, no quota, or a limit on the size of a file (of the file system, or `ulimit -f`).
+# Messages of the system: no space, no quota, or a limit of file sizes (`ulimit -f`).
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def is_remote(path: epath.Path) -> bool:
-    """Whether `path` lies in an object store: no appending, no renaming, no links."""
+    """Whether `path` is in an object store, which cannot append, rename or link."""
     return "://" in os.fspath(path)
 
 
 def absolute(path: epath.Path) -> epath.Path:
-    """`path`, if it is local, independent of the working directory."""
+    """The absolute form of a local path; remote paths are absolute."""
     return path if is_remote(path) else path.resolve()
 
 
 def temporary_beside(path: epath.Path) -> epath.Path:
-    """A new name beside `path`, `.NAME.*.tmp`, also among processes of several machines."""
+    """A path `.NAME.*.tmp` in the same directory, unique also across machines."""
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:16]}.tmp"
 
 
 def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes `data` beside `path` and renames it: a reader finds the old file or the new one.
+    """Writes a temporary file and renames it, so that readers find the old file or the new one.
 
-    In an object store a file appears once it is whole, so it is written in place.
+    An object store shows a file only once it is complete, so there it is written in place.
 
     Raises:
-      OSError: it could not be written; `path` is what it was, and nothing lies beside it.
+      OSError: the file could not be written; `path` is unchanged and no temporary file is left.
     """
     if is_remote(path):
         path.write_bytes(data)
@@ -54,12 +56,18 @@ def write_atomically(path: epath.Path, data: bytes) -> None:
         raise
 
 
+def write_json(path: epath.PathLike, content: Any) -> None:
+    """Writes JSON for people to read, as `write_atomically` does."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(epath.Path(path), text.encode("utf-8"))
+
+
 @contextlib.contextmanager
 def explain_full_disk(directory: epath.Path) -> Iterator[None]:
-    """Turns the many ways in which libraries report a full disk into one message.
+    """Turns the errors with which libraries report a full disk into one message.
 
     Raises:
-      UserError: something below `directory` could not be written for lack of space.
+      UserError: a file below `directory` could not be written for lack of space.
     """
     try:
         yield
@@ -69,12 +77,12 @@ def explain_full_disk(directory: epath.Path) -> Iterator[None]:
         raise UserError(
             f"no space is left to write to {directory} (or a quota or a limit of file sizes is "
             "reached). What was saved before is whole: make space, then run the same command "
-            "again; it goes on from there"
+            "again; it continues from there"
         ) from error
 
 
 def _no_space(error: BaseException | None) -> bool:
-    """Whether `error` or what led to it says so. TensorStore has only the words of the system."""
+    """Whether the text of `error` or of one of its causes reports a full disk."""
     seen = set()
     while error is not None and id(error) not in seen:
         if any(text in str(error) for text in _FULL):

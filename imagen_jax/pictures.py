@@ -1,4 +1,4 @@
-"""Pictures as files: PNGs that say how they were made, and labelled grids."""
+"""PNG files with metadata, and labelled grids of pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from imagen_jax.files import write_atomically
 PADDING = 4
 FONT_SIZE = 14
 LABEL_LINES = 2
-SMALLEST_SIDE = 128
+# Smaller pictures of a grid are enlarged to at least half of this side in pixels.
+MIN_SIDE = 128
 
 
 def save_png(
@@ -29,20 +30,25 @@ def save_png(
       metadata: text entries of the file; anything but a string is written as JSON. The same
         mapping is written to a `.json` file beside the picture.
     """
+    path = epath.Path(path)
+    write_atomically(path, encode_png(picture, metadata))
+    if metadata is not None:
+        text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
+        write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
+
+
+def encode_png(picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of a PNG file; arguments as of `save_png`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    path = epath.Path(path)
     info = PngInfo()
     for name, value in (metadata or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         info.add_itxt(name, printable(text, keep_lines=True))
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG", pnginfo=info)
-    write_atomically(path, buffer.getvalue())
-    if metadata is not None:
-        text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
-        write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
+    return buffer.getvalue()
 
 
 def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
@@ -54,12 +60,13 @@ def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
       pictures: `[rows, columns, H, W, 3]` uint8.
       labels: one per row; any text, cut to two lines.
 
-    Returns: `[H', W', 3]` uint8.
+    Returns:
+      `[H', W', 3]` uint8.
     """
     from PIL import Image, ImageDraw
 
     rows, columns, height, width, _ = pictures.shape
-    factor = max(1, SMALLEST_SIDE // min(height, width))
+    factor = max(1, MIN_SIDE // min(height, width))
     pictures = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
     height, width = height * factor, width * factor
     font = _font()
@@ -84,15 +91,15 @@ def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
 
 
 def printable(text: str, keep_lines: bool = False) -> str:
-    """`text` as valid UTF-8 (halves of surrogate pairs become "?"), by default on one line."""
+    """`text` as valid UTF-8, by default on one line; halves of surrogate pairs become "?"."""
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
     return text if keep_lines else " ".join(text.split())
 
 
 def _font():
-    """DejaVu Sans if the system has it (more scripts), else the font that Pillow carries.
+    """DejaVu Sans if the system has it (it covers more scripts), else Pillow's own font.
 
-    Neither draws every script: what is missing appears as an empty box.
+    Characters that the font lacks appear as empty boxes.
     """
     from PIL import ImageFont
 
@@ -105,7 +112,7 @@ def _font():
 
 
 def _wrap(text: str, width: int, font) -> list[str]:
-    """At most `LABEL_LINES` lines of at most `width` pixels; the rest becomes "..."."""
+    """Splits into at most `LABEL_LINES` lines of at most `width` pixels; the rest becomes "..."."""
     lines = []
     rest = text
     while rest and len(lines) < LABEL_LINES:
@@ -122,8 +129,8 @@ def _wrap(text: str, width: int, font) -> list[str]:
 
 
 def _fitting(text: str, width: int, font) -> int:
-    """How many characters of `text` fit into `width` pixels, at least one."""
-    # No character of interest is narrower than a pixel, so a longer text need not be measured.
+    """The number of characters of `text` that fit into `width` pixels, at least one."""
+    # Characters are at least a pixel wide, which limits the search.
     low, high = 1, min(len(text), max(width, 1))
     while low < high:
         middle = (low + high + 1) // 2

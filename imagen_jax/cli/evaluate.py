@@ -92,7 +92,7 @@ def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
 
     from imagen_jax.evaluation import evaluate as evaluation
     from imagen_jax.evaluation.prompts import load_prompts
-    from imagen_jax.evaluation.report import text_report
+    from imagen_jax.evaluation.tables import text_report
     from imagen_jax.sampling import Cascade
 
     # Held out is what the training run held out, unless the command line names other data.

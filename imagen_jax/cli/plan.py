@@ -107,7 +107,7 @@ def plan(flags: FlagValues, config: CascadeConfig | None) -> None:
             topology,
             effort=flags.effort,
             efficiency=flags.efficiency,
-            tell=lambda line: print(line, file=sys.stderr, flush=True),
+            print_line=lambda line: print(line, file=sys.stderr, flush=True),
         )
         plans.append(to_json_dict(made))
         if not flags.json:
@@ -150,11 +150,11 @@ def text_width(config: CascadeConfig) -> int:
       UserError: the encoder is not on this machine, or the stored embeddings are not its own.
     """
     from imagen_jax.text.embedding_store import open_store
-    from imagen_jax.text.encoder import is_here, text_dim
+    from imagen_jax.text.encoder import is_local, text_dim
 
     if config.data.embeddings:
         return open_store(config.data.embeddings, config.text).dim
-    if not is_here(config.text):
+    if not is_local(config.text):
         raise UserError(
             f"config.text.encoder={config.text.encoder!r} is not a directory on this machine; to "
             f"plan without it, give its width: --text_dim=4096"

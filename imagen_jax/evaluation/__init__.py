@@ -1,1 +1,1 @@
-"""How good the pictures are: readers, scores, reports."""
+"""Evaluation of a cascade: prompts, scorers, figures and reports."""

@@ -1,12 +1,11 @@
 """Whether a picture shows what its caption says, part by part.
 
-What the caption does not mention is free. A picture is accepted when all that it claims is there
-and nothing else.
+What the caption does not mention is not checked, except for further objects: a picture is accepted
+when it shows everything that the caption claims and no other object.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -15,31 +14,18 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What holds of the caption.
-
-    Attributes:
-      parts: whether each claimed part holds: "count", "colour", "shape", and where claimed
-        "size", "relation", "background".
-    """
-
-    parts: dict[str, bool]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether all parts hold."""
-        return all(self.parts.values())
-
-
-def check(seen: SeenScene, caption: Caption) -> Verdict:
+def check(seen: SeenScene, caption: Caption) -> dict[str, bool]:
     """Compares what a picture shows with what its caption claims.
 
     Colour, shape and size hold when every object has those of its claim. Where the caption relates
-    two objects, the two that fit the claims best take part.
+    two objects, the pair of seen objects that matches the claims best is compared.
+
+    Returns:
+      Whether each claimed part holds: "count", "colour", "shape", and where claimed "size",
+      "relation", "background".
 
     Raises:
-      UserError: the caption claims a relation that is not known.
+      UserError: the caption claims an unknown relation.
     """
     parts = {"count": len(seen.objects) == caption.count}
     if caption.relation is not None:
@@ -52,14 +38,14 @@ def check(seen: SeenScene, caption: Caption) -> Verdict:
             parts["size"] = False
     if caption.background is not None:
         parts["background"] = seen.background == caption.background
-    return Verdict(parts)
+    return parts
 
 
 def holds(first: SeenObject, relation: str, second: SeenObject) -> bool:
-    """Whether `first` is `relation` `second`: towards that side rather than any other.
+    """Whether `first` is `relation` `second`: more to that side than to any other.
 
     Raises:
-      UserError: the relation is not known.
+      UserError: the relation is unknown.
     """
     right, down = second.x - first.x, second.y - first.y
     sides = {"left of": (right, down), "right of": (-right, down)}
@@ -83,6 +69,7 @@ def _agreement(seen: Sequence[SeenObject], claims: Sequence[ObjectClaim]) -> dic
 
 
 def _related(seen: SeenScene, caption: Caption) -> dict[str, bool]:
+    """The parts of a caption with a relation, for the pair of objects that matches best."""
     candidates = []
     for objects in itertools.permutations(seen.objects, 2):
         parts = _agreement(objects, caption.objects)

@@ -1,4 +1,4 @@
-"""Two reports over the same prompts and seeds, compared prompt by prompt."""
+"""Compares two reports over the same prompts and seeds, prompt by prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagen_jax.evaluation.proportions import Paired, paired
 
 
 def read_report(path: str) -> dict[str, Any]:
-    """Reads a `report.json`. Raises UserError if it is none."""
+    """Reads a `report.json`. Raises UserError if the file cannot be read or is no report."""
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         report["stages"], report["prompts"]
@@ -25,9 +25,9 @@ def read_report(path: str) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Paired]]:
-    """By stage that both reports score, then by group (and "all"): the paired difference.
+    """The paired difference for each stage that both reports score and each group (and "all").
 
-    Prompts that only one of the reports has, because it is longer, are left out.
+    Prompts that only the longer report has are left out.
 
     Raises:
       UserError: the reports have no scored stage or no prompt in common.

@@ -1,17 +1,14 @@
-"""Drawing the pictures of an evaluation into a directory, so that a killed one can go on.
+"""Draws the pictures of an evaluation into a directory; an interrupted evaluation can be resumed.
 
-Pictures are drawn in batches whose composition follows from the settings alone, and a batch whose
-pictures all lie in the directory is not drawn again: an evaluation that was interrupted ends with
-the same files as one that was not. `settings.json` says what the pictures were drawn with; another
-evaluation is not let into the same directory.
+The settings alone decide which pictures share a batch, and a batch whose files all exist is not
+drawn again. So an interrupted evaluation ends with the same files as an uninterrupted one.
+`settings.json` records the settings; an evaluation with other settings is refused the directory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,9 @@ import numpy as np
 
 from imagen_jax.config import SampleConfig, flatten
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.prompts import Prompt
+from imagen_jax.evaluation.prompt_set import Prompt
+from imagen_jax.files import write_json
+from imagen_jax.pictures import save_png
 from imagen_jax.sampling import Cascade
 from imagen_jax.sampling.loop import make_settings
 
@@ -34,6 +33,7 @@ class Folder:
     path: Path
 
     def file(self, prompt: Prompt) -> Path:
+        """The path of the prompt's picture."""
         return self.path / f"{prompt.name}.png"
 
     def read(self, prompt: Prompt) -> np.ndarray:
@@ -48,25 +48,21 @@ class Folder:
         return (self.read(prompt) for prompt in prompts)
 
     def write(self, prompt: Prompt, picture: np.ndarray) -> None:
-        """Writes `[H, W, 3]` uint8; the file is whole or not there."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
-        write_whole(self.file(prompt), buffer.getvalue())
+        """Writes `[H, W, 3]` uint8; a kill leaves the whole file or none."""
+        save_png(self.file(prompt), picture)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Pictures that one stage is to draw.
+    """Pictures for one stage to draw.
 
     Attributes:
-      stage: its name.
-      prompts: one picture each.
-      folder: where the pictures go.
-      low_res: where the pictures that they are made from lie; None for the base stage.
+      stage: name of the stage.
+      prompts: one picture is drawn for each.
+      folder: where the pictures are written.
+      low_res: the low-resolution pictures to enlarge; None for the base stage.
       sampling: settings of the stage.
-      batch_size: pictures at once, at most.
+      batch_size: pictures drawn at once, at most.
       cost: of one picture, in any unit common to all jobs.
     """
 
@@ -79,9 +75,10 @@ class Job:
     cost: int
 
     def missing(self) -> list[np.ndarray]:
-        """The batches that are not wholly drawn, as indices into `prompts`.
+        """The batches with a missing picture, as indices into `prompts`.
 
-        The last batch is filled up with its last picture, so that nothing recompiles.
+        The last batch is filled up with copies of its last index, so that all batches have one
+        size and nothing is compiled again.
         """
         total = len(self.prompts)
         size = min(self.batch_size, total)
@@ -90,10 +87,12 @@ class Job:
 
 
 def draw(cascade: Cascade, jobs: Sequence[Job], progress: Callable[[int], None]) -> int:
-    """Draws what is missing, in order. Returns the number of pictures drawn.
+    """Draws the missing pictures, job by job. Returns their number.
 
     Args:
-      progress: called with the cost of each batch when its pictures are written.
+      cascade: the weights.
+      jobs: in an order in which low-resolution pictures come before their enlargements.
+      progress: called with the cost of each batch once its pictures are written.
 
     Raises:
       UserError: pictures are not finite, or a low-resolution picture is missing.
@@ -120,16 +119,16 @@ def draw(cascade: Cascade, jobs: Sequence[Job], progress: Callable[[int], None])
 
 
 def cost_of_missing(jobs: Sequence[Job]) -> int:
-    """What `draw` has to do, in the unit of `Job.cost`."""
+    """The cost of what `draw` still has to do, in the unit of `Job.cost`."""
     return sum(len(set(rows.tolist())) * job.cost for job in jobs for rows in job.missing())
 
 
 def claim_directory(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the directory of an evaluation, or checks that it is of the same one.
+    """Creates the directory of an evaluation, or checks that it belongs to the same evaluation.
 
     Raises:
-      UserError: it holds an evaluation with other settings (the differences are named) or other
-        files, or cannot be written.
+      UserError: the directory holds an evaluation with other settings (the message names the
+        differences) or other files, or cannot be written.
     """
     path = directory / SETTINGS_FILE
     if directory.exists() and not directory.is_dir():
@@ -149,30 +148,17 @@ def claim_directory(directory: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # As it will be read back: tuples are lists there.
+    # Through JSON, which turns tuples into lists, as in the stored settings.
     now = flatten(json.loads(json.dumps(now)))
     before = flatten(before)
     changed = [
-        f"{key}: {before.get(key, 'not there')} there, {now.get(key, 'not there')} now"
+        f"{key}: {before.get(key, '(absent)')} in the directory, {now.get(key, '(absent)')} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
     if changed:
         lines = "\n  ".join(changed)
         raise UserError(
-            f"--out={directory} holds an evaluation that is not the same:\n  {lines}\n"
+            f"--out={directory} holds an evaluation with other settings:\n  {lines}\n"
             "Give another --out, or delete the directory"
         )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON; the file is whole or not there."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode("utf-8"))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is whole or not there, also when this process is killed."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)

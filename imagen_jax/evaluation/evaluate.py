@@ -1,17 +1,17 @@
-"""An evaluation from weights to report: choose prompts, draw what is missing, measure, write.
+"""An evaluation from weights to report: draws the missing pictures, measures them, writes.
 
     report = evaluate(cascade, data, prompts, request, Path("outputs/evaluation"))
 
 The directory then holds
 
-    settings.json            what the pictures were drawn with
+    settings.json            the settings that the pictures were drawn with
     pictures/<stage>/        the cascade's pictures, one PNG for each prompt
-    from_truth/<stage>/      a super-resolution stage's pictures from true low-resolution ones
-    true_low_res/<stage>/    those
+    true_low_res/<stage>/    true low-resolution pictures, the input of a super-resolution stage
+    from_truth/<stage>/      what the super-resolution stage made of them
     report.json, report.html
 
-`report.json` depends on nothing but the settings, the weights and the kind of device: it names no
-time or place, and is the same to the byte after an interruption.
+`report.json` depends only on the settings, the weights and the kind of device. It records no time
+and no path, so an interrupted and resumed evaluation gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from imagen_jax.config import DataConfig, SampleConfig, StageConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
@@ -31,18 +33,17 @@ from imagen_jax.evaluation.drawing import (
     claim_directory,
     cost_of_missing,
     draw,
-    write_json,
-    write_whole,
 )
 from imagen_jax.evaluation.html import html_report
-from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.report import Pictures, make_report
+from imagen_jax.files import write_atomically, write_json
 from imagen_jax.sampling import Cascade
 
 FORMAT_VERSION = 1
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
-# Diversity is measured on so many prompts, with so many pictures of each.
+# Diversity is measured on the first prompts, over several pictures of each.
 DIVERSITY_PROMPTS = 8
 DIVERSITY_PICTURES = 8
 
@@ -54,8 +55,8 @@ class Request:
     Attributes:
       sampling: settings of each stage of the chain, in order. A chain that starts with a
         super-resolution stage is measured on true low-resolution pictures alone.
-      num_true: so many prompts, the first ones, have super-resolution done on true pictures too.
-      batch_size: pictures at once; None is each stage's default.
+      num_true: number of prompts, from the first, whose true pictures are measured and enlarged.
+      batch_size: pictures drawn at once; None uses each stage's default.
     """
 
     sampling: dict[str, SampleConfig]
@@ -66,16 +67,17 @@ class Request:
 def evaluate(
     cascade: Cascade, data: DataConfig, prompts: PromptSet, request: Request, out: Path
 ) -> dict[str, Any]:
-    """Draws, measures and writes the report; goes on where an earlier call was stopped.
+    """Draws the pictures, measures them and writes the report; resumes an interrupted evaluation.
 
     Args:
       cascade: the weights.
-      data: what they were trained on.
+      data: the data that they were trained on.
       prompts: see `load_prompts`.
-      request: see there.
-      out: the directory, new or of the same evaluation.
+      request: what to evaluate.
+      out: the directory: new, or of the same evaluation.
 
-    Returns: the content of `report.json`.
+    Returns:
+      The content of `report.json`.
 
     Raises:
       UserError: a setting is out of range, `out` cannot be used, or pictures are not finite.
@@ -92,7 +94,8 @@ def evaluate(
     start = time.perf_counter()
     report = {"settings": settings, **make_report(pictures, cascade.artefact.stages, data)}
     write_json(out / REPORT_FILE, report)
-    write_whole(out / PAGE_FILE, html_report(report, pictures, data).encode("utf-8"))
+    page = html_report(report, pictures, data)
+    write_atomically(epath.Path(out / PAGE_FILE), page.encode("utf-8"))
     print(f"measured in {time.perf_counter() - start:.0f} s")
     return report
 
@@ -100,17 +103,17 @@ def evaluate(
 def _pictures(cascade: Cascade, prompts: PromptSet, request: Request, out: Path) -> Pictures:
     stages = {name: cascade.artefact.config.stages[name] for name in request.sampling}
     first: StageConfig = next(iter(stages.values()))
-    again: tuple[Prompt, ...] = ()
+    repeats: tuple[Prompt, ...] = ()
     if not first.low_resolution:
-        again = tuple(
-            prompt.again(repeat)
+        repeats = tuple(
+            prompt.repeated(repeat)
             for prompt in prompts.prompts[:DIVERSITY_PROMPTS]
             for repeat in range(1, DIVERSITY_PICTURES)
         )
     return Pictures(
         root=out,
         prompts=prompts,
-        again=again,
+        repeats=repeats,
         stages=stages,
         num_true=min(request.num_true, len(prompts.prompts)),
     )
@@ -119,17 +122,17 @@ def _pictures(cascade: Cascade, prompts: PromptSet, request: Request, out: Path)
 def _settings(
     cascade: Cascade, data: DataConfig, pictures: Pictures, request: Request
 ) -> dict[str, Any]:
-    """All that the pictures follow from, JSON-like."""
+    """Everything that decides the pictures, as plain JSON values."""
     import jax
 
-    asked = "\n".join(f"{p.name} {p.seed} {p.text}" for p in pictures.prompts.prompts)
+    lines = "\n".join(f"{p.name} {p.seed} {p.text}" for p in pictures.prompts.prompts)
     return {
         "format_version": FORMAT_VERSION,
         "cascade": cascade.artefact.config.name,
         "data": {"source": data.source, "path": data.path},
         "num_prompts": len(pictures.prompts.prompts),
         "num_true": pictures.num_true,
-        "prompts_sha256": hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest(),
+        "prompts_sha256": hashlib.sha256(lines.encode("utf-8", "replace")).hexdigest(),
         "text_encoder": cascade.artefact.encoder_identity,
         "stages": {
             name: {
@@ -139,7 +142,7 @@ def _settings(
             }
             for name in pictures.stages
         },
-        # Sums round differently elsewhere.
+        # Other devices and versions round sums differently.
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
@@ -168,8 +171,8 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
             )
 
         if pictures.generated:
-            every = pictures.prompts.prompts + pictures.again
-            jobs.append(job(every, pictures.drawn(name), previous))
+            all_prompts = pictures.prompts.prompts + pictures.repeats
+            jobs.append(job(all_prompts, pictures.drawn(name), previous))
             previous = pictures.drawn(name)
         if stage.low_resolution:
             low_res = pictures.true_low_res(name)
@@ -178,6 +181,7 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
 
 
 def _write_true_low_res(pictures: Pictures) -> None:
+    """Writes the reduced true pictures of each super-resolution stage that are not there yet."""
     for name, stage in pictures.stages.items():
         if not stage.low_resolution:
             continue
@@ -191,7 +195,7 @@ def _write_true_low_res(pictures: Pictures) -> None:
 
 
 def _draw(cascade: Cascade, jobs: list[Job]) -> None:
-    """Draws with a progress bar, in units of pixels times steps."""
+    """Draws with a progress bar that counts pixels times steps."""
     from tqdm import tqdm
 
     total = sum(len(job.prompts) * job.cost for job in jobs)
@@ -203,4 +207,4 @@ def _draw(cascade: Cascade, jobs: list[Job]) -> None:
     seconds = time.perf_counter() - start
     found = sum(len(job.prompts) for job in jobs) - drawn
     rate = f" ({drawn / seconds:.1f} a second)" if drawn else ""
-    print(f"{drawn} pictures drawn in {seconds:.0f} s{rate}, {found} were there")
+    print(f"{drawn} pictures drawn in {seconds:.0f} s{rate}, {found} drawn before")

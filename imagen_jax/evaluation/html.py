@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,15 +11,15 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.source import Source, load_source
-from imagen_jax.evaluation import report as tables
-from imagen_jax.evaluation.prompts import Prompt
+from imagen_jax.evaluation import tables
+from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.report import Pictures
-from imagen_jax.pictures import printable
+from imagen_jax.pictures import encode_png, printable
 
-# Of each kind at most so many pictures, so that the page opens quickly.
-MOST_FAILURES = 200
-MOST_SUCCESSES = 50
-MOST_UNSCORED = 48
+# Pictures shown of each kind, at most: the page must open quickly.
+MAX_FAILURES = 200
+MAX_SUCCESSES = 50
+MAX_UNSCORED = 48
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -54,12 +53,12 @@ img.large {{ image-rendering: auto; }}
 
 
 def html_report(report: Mapping[str, Any], pictures: Pictures, data: DataConfig) -> str:
-    """The page. It loads nothing from elsewhere.
+    """The page. It loads no other file.
 
     Args:
       report: the content of `report.json`.
-      pictures: the pictures that it is about.
-      data: what the cascade was trained on, for the nearest training pictures.
+      pictures: the pictures of the evaluation.
+      data: the data that the cascade was trained on, for the nearest training pictures.
     """
     body = [_paragraph(note) for note in report["notes"]]
     body += _tables(report)
@@ -104,13 +103,13 @@ def _pictures(report: Mapping[str, Any], pictures: Pictures, data: DataConfig) -
     rows = list(zip(report["prompts"], pictures.prompts.prompts, strict=True))
     if "accuracy" not in report["stages"][final]:
         source = load_source(data, "train", pictures.stages[final].resolution)
-        shown = rows[:MOST_UNSCORED]
+        shown = rows[:MAX_UNSCORED]
         return _section("Pictures", rows, shown, pictures, source if "nearest" in report else None)
     failed = [row for row in rows if not row[0]["scores"][final]["accepted"]]
     passed = [row for row in rows if row[0]["scores"][final]["accepted"]]
     return [
-        *_section("Failures", failed, failed[:MOST_FAILURES], pictures, None),
-        *_section("Successes", passed, passed[:MOST_SUCCESSES], pictures, None),
+        *_section("Failures", failed, failed[:MAX_FAILURES], pictures, None),
+        *_section("Successes", passed, passed[:MAX_SUCCESSES], pictures, None),
     ]
 
 
@@ -121,7 +120,7 @@ def _section(
     pictures: Pictures,
     training: Source | None,
 ) -> list[str]:
-    """Cards of the `shown` rows by group, under a heading that says how many there are in all."""
+    """Cards of the `shown` rows by group, under a heading with the number of all rows."""
     body = [f"<h2>{escape(title)} ({len(shown)} of {len(rows)} shown)</h2>"]
     for group in pictures.prompts.groups:
         cards = [_card(row, p, pictures, training) for row, p in shown if p.group == group]
@@ -135,7 +134,7 @@ def _card(
 ) -> str:
     figures = [_figure(pictures.drawn(stage).read(prompt), stage) for stage in pictures.stages]
     lines = [f"<p><b>{escape(printable(prompt.text)) or '(empty)'}</b></p>"]
-    # The final stage says last and best what the picture shows.
+    # The score of the final stage only: it judges the picture that a user gets.
     for stage, score in list(row["scores"].items())[-1:]:
         if score["failed"]:
             lines.append(f'<p class="failed">wrong: {escape(", ".join(score["failed"]))}</p>')
@@ -154,11 +153,11 @@ def _card(
 
 
 def _enlarged(pictures: Pictures) -> list[str]:
-    """True pictures beside what each stage makes of them when reduced."""
+    """True pictures beside their reductions and what each stage makes of those."""
     cards = []
     for stage, config in pictures.stages.items():
         truth = pictures.truth(config.resolution)
-        for prompt, true in zip(pictures.with_truth[:MOST_UNSCORED], truth, strict=False):
+        for prompt, true in zip(pictures.with_truth[:MAX_UNSCORED], truth, strict=False):
             figures = [
                 _figure(pictures.true_low_res(stage).read(prompt), "low resolution"),
                 _figure(pictures.from_truth(stage).read(prompt), stage),
@@ -172,12 +171,8 @@ def _enlarged(pictures: Pictures) -> list[str]:
 
 
 def _figure(picture: np.ndarray, caption: str) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    # Only pictures that are enlarged show their pixels.
+    data = base64.b64encode(encode_png(picture)).decode("ascii")
+    # Small pictures are enlarged on the page and show their pixels; large ones are smoothed.
     large = ' class="large"' if picture.shape[0] > 128 else ""
     return (
         f'<figure><img{large} src="data:image/png;base64,{data}" alt="">'

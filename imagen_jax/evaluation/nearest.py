@@ -1,4 +1,4 @@
-"""The training picture nearest to a picture: does the cascade draw, or does it remember?"""
+"""The training picture nearest to a drawn one, which shows whether training was memorised."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.images import resize_uint8
 from imagen_jax.data.source import BadItem, load_source
 
-# Pictures are compared at this side, where a moved edge costs little.
+# Side in pixels at which pictures are compared: so small that a moved edge costs little.
 SIDE = 16
-# Of a larger training set so many pictures, evenly spread, are looked through.
-MOST_PICTURES = 20_000
+# Training pictures to compare with, at most; of a larger set they are evenly spread.
+MAX_PICTURES = 20_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingPictures:
-    """The training set, small.
+    """Training pictures at `SIDE`.
 
     Attributes:
       items: `[M]` int, the items of the source that were read.
       values: `[M, SIDE * SIDE * 3]` float32 in [0, 255].
-      total: how many pictures the set has.
+      total: number of pictures of the whole training set.
     """
 
     items: np.ndarray
@@ -39,10 +39,10 @@ class Neighbour:
     distance: float
 
 
-def load_training_pictures(data: DataConfig, most: int = MOST_PICTURES) -> TrainingPictures:
-    """Reads up to `most` training pictures, evenly spread; unreadable ones are left out."""
+def load_training_pictures(data: DataConfig, limit: int = MAX_PICTURES) -> TrainingPictures:
+    """Reads up to `limit` training pictures, evenly spread; unreadable ones are left out."""
     source = load_source(data, "train", SIDE)
-    stride = -(-len(source) // most)
+    stride = -(-len(source) // limit)
     items, values = [], []
     for index in range(0, len(source), stride):
         try:
@@ -54,7 +54,7 @@ def load_training_pictures(data: DataConfig, most: int = MOST_PICTURES) -> Train
 
 
 def nearest(picture: np.ndarray, training: TrainingPictures) -> Neighbour:
-    """The training picture nearest to `[H, W, 3]` uint8 in pixels at `SIDE`."""
+    """The training picture nearest to `picture` `[H, W, 3]` uint8, by pixels at `SIDE`."""
     small = resize_uint8(picture, SIDE, SIDE).reshape(-1).astype(np.float32)
     squares = np.square(training.values - small).mean(axis=1)
     row = int(squares.argmin())

@@ -1,4 +1,4 @@
-"""What guidance and thresholding do to pictures: colour, clipping, diversity. No scorer needed."""
+"""Colour, clipping and diversity of pictures: what guidance and thresholding change."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def colourfulness(picture: np.ndarray) -> float:
 
 
 def clipped_share(picture: np.ndarray) -> float:
-    """Share of pixels with a channel at 0 or 255, where a sampler's values end up when cut off.
+    """Share of pixels with a channel at 0 or 255, where clipped values of a sampler end up.
 
-    True pictures have such pixels too (white), so read it beside theirs.
+    True pictures have such pixels too (white), so compare with theirs.
 
     Args:
       picture: `[H, W, 3]` uint8.
@@ -43,7 +43,7 @@ def clipped_share(picture: np.ndarray) -> float:
 
 
 def mean_statistics(pictures: Iterable[np.ndarray]) -> dict[str, float]:
-    """The three, each the mean over pictures `[H, W, 3]` uint8."""
+    """Means of saturation, colourfulness and clipped share over pictures `[H, W, 3]` uint8."""
     rows = [(saturation(p), colourfulness(p), clipped_share(p)) for p in pictures]
     means = np.mean(rows, axis=0)
     names = ("saturation", "colourfulness", "clipped_share")

@@ -1,4 +1,4 @@
-"""Shares with confidence intervals, and the exact test of two shares over the same prompts."""
+"""Shares with confidence intervals, and McNemar's exact test of two shares of the same prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """`hits` of `total`, with the limits of Wilson's 95 % interval, all as fractions of 1."""
+    """`hits` of `total`; the share and the limits of Wilson's 95 % interval are in [0, 1]."""
 
     hits: int
     total: int
@@ -20,7 +20,7 @@ class Share:
 
 
 def share(hits: Sequence[bool]) -> Share:
-    """The share of True (Wilson 1927; it is never empty and never leaves [0, 1])."""
+    """The share of True, with Wilson's interval (1927), which stays in [0, 1]."""
     from scipy.stats import binomtest
 
     count, total = sum(hits), len(hits)
@@ -35,8 +35,9 @@ class Paired:
     Attributes:
       total: prompts.
       difference: share of `after` minus share of `before`.
-      gained, lost: prompts that only `after`, only `before` got right.
-      p: of McNemar's exact two-sided test that gains and losses are equally likely.
+      gained: prompts that are right in `after` alone.
+      lost: prompts that are right in `before` alone.
+      p: p-value of McNemar's exact two-sided test that gains and losses are equally likely.
     """
 
     total: int

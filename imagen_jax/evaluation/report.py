@@ -1,4 +1,4 @@
-"""From the drawn pictures to the figures of `report.json`, and these as text."""
+"""Measures the drawn pictures: the figures of `report.json`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
-from imagen_jax.evaluation.caption_accuracy import ALL, PARTS, Score, by_group, score_all
+from imagen_jax.evaluation.caption_accuracy import Score, accuracy_by_group
 from imagen_jax.evaluation.drawing import Folder
-from imagen_jax.evaluation.prompts import Prompt, PromptSet
+from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.proportions import paired, share
-from imagen_jax.evaluation.scene_reader import SMALLEST
+from imagen_jax.evaluation.scorer import Scorer, scorer_of
 from imagen_jax.weights.artefact import StageWeights
 
 
@@ -26,26 +26,26 @@ class Pictures:
 
     Attributes:
       root: its directory.
-      prompts: what was asked for.
-      again: further pictures of some of the prompts, for diversity.
+      prompts: one picture was drawn for each.
+      repeats: further pictures of some of the prompts, for diversity.
       stages: the chain, in order.
-      num_true: so many prompts, the first ones, have true low-resolution pictures enlarged too.
+      num_true: number of prompts, from the first, whose true pictures are measured and enlarged.
     """
 
     root: Path
     prompts: PromptSet
-    again: tuple[Prompt, ...]
+    repeats: tuple[Prompt, ...]
     stages: dict[str, StageConfig]
     num_true: int
 
     @property
     def generated(self) -> bool:
-        """Whether the chain draws from noise, so that `drawn` is there."""
+        """Whether the chain starts at a base stage, so that `drawn` has pictures."""
         return not next(iter(self.stages.values())).low_resolution
 
     @property
     def with_truth(self) -> tuple[Prompt, ...]:
-        """The prompts whose true pictures are looked at."""
+        """The prompts whose true pictures are measured."""
         return self.prompts.prompts[: self.num_true]
 
     def truth(self, size: int) -> Iterator[np.ndarray]:
@@ -53,22 +53,35 @@ class Pictures:
         return itertools.islice(self.prompts.true_pictures(size), self.num_true)
 
     def drawn(self, stage: str) -> Folder:
-        """What the stage drew, from noise or from what the stage before it drew."""
+        """The pictures of the stage in the chain."""
         return Folder(self.root / "pictures" / stage)
 
     def from_truth(self, stage: str) -> Folder:
-        """What the super-resolution stage made of `true_low_res`."""
+        """The pictures that the super-resolution stage made of `true_low_res`."""
         return Folder(self.root / "from_truth" / stage)
 
     def true_low_res(self, stage: str) -> Folder:
-        """True pictures, reduced to what the super-resolution stage takes."""
+        """True pictures, reduced to the input size of the super-resolution stage."""
         return Folder(self.root / "true_low_res" / stage)
 
 
 def make_report(
     pictures: Pictures, weights: Mapping[str, StageWeights], data: DataConfig
 ) -> dict[str, Any]:
-    """Measures everything. Returns a JSON-like dict; docs/evaluation.md says what each entry is."""
+    """Measures the pictures of every stage.
+
+    Accuracy comes from the scorer of the data. Without a scorer the report has the distances to the
+    nearest training pictures instead. docs/evaluation.md explains each entry.
+
+    Args:
+      pictures: all of them drawn.
+      weights: of each stage.
+      data: the data that the stages were trained on.
+
+    Returns:
+      Plain JSON values.
+    """
+    scorer = scorer_of(data)
     notes = list(pictures.prompts.notes)
     prompts = pictures.prompts.prompts
     rows = [
@@ -77,12 +90,13 @@ def make_report(
     ]
     stages: dict[str, dict[str, Any]] = {}
     for name, stage in pictures.stages.items():
-        readable = data.source == "shapes" and stage.resolution >= SMALLEST
+        too_small = scorer is not None and stage.resolution < scorer.min_resolution
+        judge = None if too_small else scorer
         entry = {
             "resolution": stage.resolution,
             "trained_on_images": weights[name].images_seen,
             "parameters": weights[name].num_parameters,
-            "true_pictures": _true_pictures(pictures, stage.resolution, readable),
+            "true_pictures": _true_pictures(pictures, stage.resolution, judge),
         }
         scores = None
         if pictures.generated:
@@ -92,20 +106,21 @@ def make_report(
                 **picture_statistics.mean_statistics(folder.read_all(prompts)),
                 "diversity": _diversity(pictures, folder),
             }
-            if readable:
-                scores = score_all(folder.read_all(prompts), prompts)
-                entry["accuracy"] = by_group(scores, prompts)
+            if judge is not None:
+                scores = judge.score(folder.read_all(prompts), prompts)
+                entry["accuracy"] = accuracy_by_group(scores, prompts, judge.parts)
                 for row, score in zip(rows, scores, strict=True):
                     row["scores"][name] = _score_entry(score)
         if stage.low_resolution:
-            entry["super_resolution"] = _super_resolution(pictures, name, scores, readable)
+            entry["super_resolution"] = _super_resolution(pictures, name, scores, judge)
         stages[name] = entry
-        if data.source == "shapes" and not readable:
+        if too_small:
             notes.append(
                 f"{name}: pictures of {stage.resolution} pixels are too small to be read "
-                f"(at least {SMALLEST}), so nothing says whether they obey their captions."
+                f"(at least {scorer.min_resolution}), so nothing says whether they obey their "
+                f"captions."
             )
-    if data.source != "shapes":
+    if scorer is None:
         notes.append(
             f"Whether pictures obey their captions is not scored: there is no scorer for "
             f"{data.source}."
@@ -113,7 +128,7 @@ def make_report(
     if not pictures.generated:
         notes.append("The base stage was not run: only true pictures were enlarged.")
     report = {"notes": notes, "stages": stages, "prompts": rows}
-    if data.source != "shapes" and pictures.generated:
+    if scorer is None and pictures.generated:
         report["nearest"] = _nearest(pictures, data, rows)
     return report
 
@@ -126,20 +141,21 @@ def _accepted(scores: list[Score]) -> dict[str, Any]:
     return dataclasses.asdict(share([score.accepted for score in scores]))
 
 
-def _true_pictures(pictures: Pictures, size: int, readable: bool) -> dict[str, Any]:
-    """The same figures of the true pictures: what a perfect cascade would reach."""
+def _true_pictures(pictures: Pictures, size: int, judge: Scorer | None) -> dict[str, Any]:
+    """The figures of the true pictures: those of a perfect cascade."""
     entry: dict[str, Any] = {
         "count": pictures.num_true,
         **picture_statistics.mean_statistics(pictures.truth(size)),
     }
-    if readable:
-        entry["accepted"] = _accepted(score_all(pictures.truth(size), pictures.with_truth))
+    if judge is not None:
+        entry["accepted"] = _accepted(judge.score(pictures.truth(size), pictures.with_truth))
     return entry
 
 
-def _diversity(pictures: Pictures, folder: Folder) -> float | None:
+def _diversity(pictures: Pictures, folder: Folder) -> float:
+    """Mean diversity over the prompts that were drawn several times."""
     by_prompt: dict[tuple[str, int], list[Prompt]] = {}
-    for prompt in pictures.again:
+    for prompt in pictures.repeats:
         by_prompt.setdefault((prompt.group, prompt.number), []).append(prompt)
     first = {(prompt.group, prompt.number): prompt for prompt in pictures.prompts.prompts}
     return float(
@@ -153,9 +169,9 @@ def _diversity(pictures: Pictures, folder: Folder) -> float | None:
 
 
 def _super_resolution(
-    pictures: Pictures, name: str, scores: list[Score] | None, readable: bool
+    pictures: Pictures, name: str, scores: list[Score] | None, judge: Scorer | None
 ) -> dict[str, Any]:
-    """A stage on true low-resolution pictures and on those that the stage before it drew."""
+    """Figures of a stage on true low-resolution pictures and on those of the stage before it."""
     stage = pictures.stages[name]
     prompts = pictures.with_truth
     outputs, low_res = pictures.from_truth(name), pictures.true_low_res(name)
@@ -171,7 +187,7 @@ def _super_resolution(
         "psnr": float(np.mean(psnr)),
         "psnr_of_bilinear": float(np.mean(bilinear)),
     }
-    true_scores = score_all(outputs.read_all(prompts), prompts) if readable else None
+    true_scores = None if judge is None else judge.score(outputs.read_all(prompts), prompts)
     if true_scores:
         from_truth["accepted"] = _accepted(true_scores)
     entry = {"from_truth": from_truth}
@@ -217,115 +233,3 @@ def _nearest(pictures: Pictures, data: DataConfig, rows: list[dict[str, Any]]) -
             for name, group in groups.items()
         },
     }
-
-
-# ---------------------------------------------------------------------------------------- text
-
-
-def percent(value: Mapping[str, Any]) -> str:
-    """A share with its interval: "93.5 % [89.2, 96.2]"."""
-    return f"{value['share']:.1%} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-
-
-def accuracy_table(accuracy: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: accepted with its interval, then each part."""
-    parts = [part for part in PARTS if part in accuracy[ALL]["parts"]]
-    table = [["prompts", "number", "accepted [95 %]", *parts]]
-    for name, group in accuracy.items():
-        shares = [group["parts"].get(part) for part in parts]
-        table.append(
-            [
-                name,
-                str(group["accepted"]["total"]),
-                percent(group["accepted"]),
-                *(f"{s['share']:.1%}" if s else "" for s in shares),
-            ]
-        )
-    return table
-
-
-def statistics_table(stages: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: colour, clipping and diversity of each stage."""
-    table = [["pictures", "number", "saturation", "colourfulness", "clipped pixels", "diversity"]]
-    for name, stage in stages.items():
-        for what, key in (("drawn", "pictures"), ("true", "true_pictures")):
-            if key in stage:
-                s = stage[key]
-                diversity = f"{s['diversity']:.1f}" if "diversity" in s else ""
-                table.append(
-                    [
-                        f"{name}, {what}",
-                        str(s["count"]),
-                        f"{s['saturation']:.3f}",
-                        f"{s['colourfulness']:.1f}",
-                        f"{s['clipped_share']:.1%}",
-                        diversity,
-                    ]
-                )
-    return table
-
-
-def super_resolution_table(stages: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first; the heading alone without super-resolution stages."""
-    table = [
-        [
-            "enlarged",
-            "number",
-            "PSNR",
-            "bilinear",
-            "consistency",
-            "drift r, g, b",
-            "accepted [95 %]",
-        ]
-    ]
-    for name, stage in stages.items():
-        for what, key in (("true", "from_truth"), ("drawn", "from_generated")):
-            s = stage.get("super_resolution", {}).get(key)
-            if s is None:
-                continue
-            table.append(
-                [
-                    f"{name}, from {what}",
-                    str(s["pictures"]),
-                    f"{s['psnr']:.2f} dB" if "psnr" in s else "",
-                    f"{s['psnr_of_bilinear']:.2f} dB" if "psnr_of_bilinear" in s else "",
-                    f"{s['consistency_psnr']:.2f} dB",
-                    ", ".join(f"{value:+.2f}" for value in s["drift"]),
-                    percent(s["accepted"]) if "accepted" in s else "",
-                ]
-            )
-    return table
-
-
-def nearest_table(found: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of strings, a heading first: median distances to the nearest training picture."""
-    table = [["prompts", "drawn", "true"]]
-    for name, group in found["median_distance"].items():
-        table.append([name, *(f"{group[k]:.1f}" if k in group else "" for k in ("drawn", "true"))])
-    return table
-
-
-def text_report(report: Mapping[str, Any]) -> str:
-    """The tables of a report for a terminal."""
-    blocks = []
-    for name, stage in report["stages"].items():
-        if "accuracy" in stage:
-            blocks += [f"{name}: {stage['resolution']}x{stage['resolution']}"]
-            blocks += [_columns(accuracy_table(stage["accuracy"]))]
-    blocks.append(_columns(statistics_table(report["stages"])))
-    enlarged = super_resolution_table(report["stages"])
-    if len(enlarged) > 1:
-        blocks.append(_columns(enlarged))
-    if "nearest" in report:
-        blocks.append("Median distance to the nearest training picture:")
-        blocks.append(_columns(nearest_table(report["nearest"])))
-    blocks += [f"Note: {note}" for note in report["notes"]]
-    return "\n\n".join(blocks)
-
-
-def _columns(table: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    )

@@ -1,9 +1,9 @@
 """Reads a picture of plain shapes back into a scene, from its pixels alone.
 
-Background from the border; what differs from it falls into blobs; a blob is split where it has
-several inks or thin bridges; each part is matched to the shapes (`shape_fit`), and is of shape
-"unknown" where none fits. Thresholds are wide enough for blur, noise and shifted colours, and for
-the small distortions that a person would not mention.
+The border gives the background. Pixels that differ from it form blobs. A blob is split where it has
+several colours ("inks") or thin bridges. Each part is matched to the shapes (`shape_fit`); its
+shape is "unknown" where none fits. Thresholds allow for blur, noise, shifted colours and small
+distortions.
 
     scene = read_scene(image)
     [(o.size, o.colour, o.shape) for o in scene.objects]
@@ -22,27 +22,30 @@ from imagen_jax.errors import UserError
 from imagen_jax.evaluation.shape_fit import Fit, fit_shapes
 
 UNKNOWN = "unknown"
-SMALLEST = 32  # pixels; below, the stroke of a small ring is less than two pixels wide
-MOST_OBJECTS = 8  # only the largest are read: no caption claims more than five
+# Side in pixels. In smaller pictures the stroke of a small ring is less than two pixels wide.
+MIN_RESOLUTION = 32
+# Objects read, the largest first: no caption claims more than five.
+MAX_OBJECTS = 8
 
-# Larger pictures are read at this size: more pixels say nothing more of such objects.
+# Side in pixels to which larger pictures are reduced: more pixels do not help with such objects.
 _READ_AT = 64
-# RGB distances (Euclidean). Inks are at least 95 from every background, noise of 8 per channel
-# reaches 45 once in a million pixels.
+# Euclidean RGB distance from which two colours differ. Inks are at least 95 from every background;
+# noise of 8 per channel reaches 45 once in a million pixels.
 _DIFFERENT = 45.0
-# A colour that is farther than this from all that have a name has none. A shift of 8 % moves a
-# colour by up to 35; named ones are at least 95 apart (backgrounds 75).
+# Euclidean RGB distance from a named colour from which a colour is unknown. A shift of 8 % moves a
+# colour by up to 35; named colours are at least 95 apart (backgrounds 75).
 _NAMED = 75.0
-# Of the picture: the smallest object, a small star, covers 2.2 %; less than this is a speck.
+# Share of the picture below which a blob is a speck. The smallest object, a small star, has 2.2 %.
 _SPECK = 0.004
-# A blob is no shape when the outline of the best one is off by more than this, in radii; or by
-# less, when another shape fits nearly as well. True pictures, even blurred, noisy and shifted at
-# once, stay below 0.005 at 64x64 and 0.014 at 32x32, and then no other shape comes near. Chosen
-# by looking at some 150 generated pictures beside what was read.
+# The shape of a blob is unknown if the outline of the best shape is displaced by more than
+# `_DISPLACED` radii, or by more than `_SLIGHTLY_DISPLACED` while the second best leaves nearly as
+# little unexplained (a ratio above `_NEARLY`). True pictures, even blurred, noisy and shifted at
+# once, stay below 0.005 at 64x64 and 0.014 at 32x32, and no second shape comes near. Chosen by
+# comparing some 150 generated pictures with what was read.
 _DISPLACED = 0.044
 _SLIGHTLY_DISPLACED = 0.012
 _NEARLY = 0.65
-# An ink that fills less of a blob than this is a seam between two others, or a flaw.
+# An ink with a smaller share of a blob than this is a seam between two others, or a flaw.
 _INK_SHARE = 0.15
 
 
@@ -69,9 +72,11 @@ class SeenObject:
 
 @dataclasses.dataclass(frozen=True)
 class SeenScene:
-    """What a picture shows: key of `BACKGROUNDS` or "unknown", and objects, largest first.
+    """What a picture shows.
 
-    At most `MOST_OBJECTS` of them.
+    Attributes:
+      background: key of `BACKGROUNDS`, or "unknown".
+      objects: the largest first, at most `MAX_OBJECTS`.
     """
 
     background: str
@@ -79,7 +84,7 @@ class SeenScene:
 
 
 def read_scene(image: np.ndarray) -> SeenScene:
-    """What a `[S, S, 3]` uint8 picture shows, S at least 32.
+    """Reads a `[S, S, 3]` uint8 picture, S at least `MIN_RESOLUTION`.
 
     Raises:
       UserError: another shape, size or dtype.
@@ -87,9 +92,9 @@ def read_scene(image: np.ndarray) -> SeenScene:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UserError(f"a picture is [S, S, 3] uint8; this is {list(image.shape)} {image.dtype}")
-    if image.shape[0] != image.shape[1] or image.shape[0] < SMALLEST:
+    if image.shape[0] != image.shape[1] or image.shape[0] < MIN_RESOLUTION:
         raise UserError(
-            f"only square pictures of {SMALLEST} or more pixels a side can be read; this has "
+            f"only square pictures of {MIN_RESOLUTION} or more pixels a side can be read; this has "
             f"{image.shape[0]}x{image.shape[1]}"
         )
     if image.shape[0] > _READ_AT:
@@ -99,7 +104,7 @@ def read_scene(image: np.ndarray) -> SeenScene:
     ink = pixels - ground
     owners, inks = _segment(ink)
     areas = np.bincount(owners[owners >= 0], minlength=len(inks))
-    largest = np.argsort(-areas, kind="stable")[:MOST_OBJECTS]
+    largest = np.argsort(-areas, kind="stable")[:MAX_OBJECTS]
     objects = tuple(_read_object(ink, ground, owners, n, inks[n], noise) for n in largest)
     return SeenScene(_name(ground, BACKGROUNDS), objects)
 
@@ -108,7 +113,7 @@ def _background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     """Colour `[3]` of the background, and the standard deviation of its noise per channel."""
     edges = (pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1])
     border = np.concatenate(edges)[::2]
-    # The colour that most of the border is near to: objects may touch it.
+    # The colour that most border pixels are near to: objects may touch the border.
     near = np.linalg.norm(border[:, None] - border[None], axis=-1) < _DIFFERENT
     members = border[near[near.sum(1).argmax()]]
     ground = np.median(members, axis=0)
@@ -117,7 +122,7 @@ def _background(pixels: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The parts of the picture that are one object each.
+    """Splits the picture into objects.
 
     Args:
       ink: `[S, S, 3]` float32, difference from the background.
@@ -127,9 +132,9 @@ def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """
     side = ink.shape[0]
     strength = np.linalg.norm(ink, axis=-1)
-    # Full pixels are those that are not much fainter than their neighbours; the others are edges,
-    # whose mixed colours could be taken for other inks. Blur leaves a faint bridge where objects
-    # come close, which does not make them one blob.
+    # Full pixels are not much fainter than their neighbours. The others are edges, whose mixed
+    # colours could be taken for other inks. Blur leaves a faint bridge between close objects, which
+    # must not join them to one blob.
     strongest = ndimage.maximum_filter(strength, 5)
     ridge = strength > 0.8 * strongest
     solid = (strength > _DIFFERENT) & (strength > 0.4 * strongest)
@@ -141,9 +146,10 @@ def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         if blob.sum() < _SPECK * side * side:
             continue
         window_ink = ink[window]
-        full = blob & ridge[window]  # nothing of a blob that lies beside a much stronger one
+        full = blob & ridge[window]  # empty where a blob lies beside a much stronger one
         colours = _inks(window_ink[full if full.any() else blob])
-        # How far along each ink's line from the background a pixel lies, and how far beside it.
+        # The position of each pixel along the line from the background to each ink, and its
+        # distance from that line.
         along = np.stack([window_ink @ c / (c @ c) for c in colours])
         beside = np.stack(
             [
@@ -163,9 +169,9 @@ def _segment(ink: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _inks(core: np.ndarray) -> list[np.ndarray]:
-    """Colours `[3]` that fill a good part of the full pixels `[N, 3]`, as differences."""
-    # Greedy clusters: the colour that most pixels are near to, then that of what remains. A
-    # hundred or two hundred pixels say all.
+    """The colours `[3]` of the full pixels `[N, 3]`, as differences from the background."""
+    # Greedy clusters: the colour that most pixels are near to, then that of the remaining pixels.
+    # One or two hundred pixels are enough.
     core = core[:: max(len(core) // 100, 1)]
     enough = _INK_SHARE * len(core)
     colours: list[np.ndarray] = []
@@ -176,7 +182,7 @@ def _inks(core: np.ndarray) -> list[np.ndarray]:
             break
         colour = np.median(core[near[:, votes.argmax()]], axis=0)
         colours.append(colour)
-        # What is paler or fuller by a third is the same ink under blur, not another one.
+        # Up to a third paler or fuller is the same ink under blur.
         along = np.clip(core @ colour / (colour @ colour), 0.7, 1.4)
         core = core[np.linalg.norm(core - along[:, None] * colour, axis=-1) >= _DIFFERENT]
     return colours
@@ -196,13 +202,13 @@ def _read_object(
     rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
     x0, x1 = int(columns[0]), int(columns[-1]) + 1
     y0, y1 = int(rows[0]), int(rows[-1]) + 1
-    # Room for soft edges, and for shapes that overlap the blob in part.
+    # A margin for soft edges and for shapes that overlap the blob in part.
     room = 3 + (max(x1 - x0, y1 - y0) // 8)
     window = (
         slice(max(y0 - room, 0), min(y1 + room, side)),
         slice(max(x0 - room, 0), min(x1 + room, side)),
     )
-    # The pixels of other objects are not covered by this one; their soft edges say nothing of it.
+    # Pixels of other objects are not covered by this one; their soft edges have no weight.
     owner = owners[window]
     others = (owner >= 0) & (owner != number)
     _, (near_y, near_x) = ndimage.distance_transform_edt(owner < 0, return_indices=True)
@@ -212,7 +218,7 @@ def _read_object(
     fits = fit_shapes(coverage, weight, noise / float(np.linalg.norm(colour)))
     best, shape = fits[0], _shape(fits)
     centre = (best.x + window[1].start, best.y + window[0].start)
-    if shape == UNKNOWN:  # then only the pixels say where it is
+    if shape == UNKNOWN:  # its fitted centre means nothing
         centre = (x0 + x1) / 2.0, (y0 + y1) / 2.0
     return SeenObject(
         shape=shape,
@@ -225,7 +231,7 @@ def _read_object(
 
 
 def _shape(fits: list[Fit]) -> str:
-    """The shape that fits best, "unknown" if it does so poorly or by chance."""
+    """The shape that fits best; "unknown" if the fit is poor or ambiguous."""
     best = fits[0]
     if best.displacement > _DISPLACED:
         return UNKNOWN
@@ -236,18 +242,18 @@ def _shape(fits: list[Fit]) -> str:
 
 
 def _fitted_ink(ink: np.ndarray, fit: Fit, weight: np.ndarray) -> np.ndarray:
-    """The ink `[3]` that explains the pixels best; blur pales even the middle of thin shapes."""
+    """The ink `[3]` in the least-squares sense; blur pales even the middle of thin shapes."""
     coverage = fit.coverage * weight
     return np.einsum("hw,hwc->c", coverage, ink) / float((coverage * fit.coverage).sum())
 
 
 def _name(colour: np.ndarray, names: dict[str, tuple[int, int, int]]) -> str:
-    """The nearest name, "unknown" if none is near."""
+    """The name of the nearest colour, "unknown" if none is near."""
     distances = {name: float(np.linalg.norm(colour - value)) for name, value in names.items()}
     nearest = min(distances, key=distances.__getitem__)
     return nearest if distances[nearest] < _NAMED else UNKNOWN
 
 
 def _size(radius: float) -> str:
-    """The size whose range of radii is nearest, in widths of the picture."""
+    """The size whose range of radii (in widths of the picture) is nearest."""
     return min(SIZES, key=lambda name: max(SIZES[name][0] - radius, radius - SIZES[name][1]))

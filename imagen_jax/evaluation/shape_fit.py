@@ -1,8 +1,8 @@
-"""Which shape a blob is: analysis by synthesis.
+"""Finds the shape of a blob by analysis by synthesis.
 
-Every shape of the vocabulary is drawn over the blob with the renderer's own distance functions,
-at its best position, radius, angle and softness; the one that leaves least unexplained wins. How
-far its outline is from the blob's says whether the blob is any shape at all.
+Every shape of the vocabulary is drawn over the blob with the distance functions of the renderer, at
+its best position, radius, angle and softness. The shape that leaves least unexplained wins. The
+distance of its outline from that of the blob shows whether the blob is any of the shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from imagen_jax.data.builtin.shapes.rendering import DISTANCES
 
-# After a turn by a full circle over this number a shape is itself again; 0: after any turn.
+# Order of the rotational symmetry of each shape; 0 for any angle.
 _SYMMETRY = {
     "circle": 0,
     "square": 4,
@@ -27,28 +27,28 @@ _SYMMETRY = {
     "ring": 0,
     "crescent": 1,
 }
-# Steps of the first search over the angle, in radians; the refinement covers half of one.
+# Step of the first search over the angle, in radians; the refinement covers half a step.
 _ANGLE_STEP = math.radians(15)
-# Standard deviation in pixels of the blur that a picture may have. At 32x32 a small star with it
-# is a disc but for its faint points, so that shapes must be compared with it too.
+# Standard deviation in pixels of the blur that a picture may have. At 32x32 a blurred small star is
+# a disc with faint points, so shapes must be compared blurred too.
 _BLUR = 0.7
-# Between the picture as drawn (0) and blurred (1), and a little beyond. The search starts amid.
+# From the picture as drawn (0) to blurred (1), and a little beyond; the start of the search.
 _SOFTNESS = 0.5
 _SOFTNESS_RANGE = (0.0, 1.5)
-# Points of the first search, (y, x) `[2, P]`, in units of the square root of the blob's area: as
-# far as the farthest tip, less than a pixel apart for small objects at 32x32. Ramps across edges
-# are as wide as a middling object's.
+# Points of the first search, (y, x) `[2, P]`, in units of the square root of the blob's area. They
+# reach to the farthest tip and are less than a pixel apart for small objects at 32x32. Edges of the
+# templates are ramps as wide as those of an object of medium size.
 _CELL = 0.15
 _GRID = np.mgrid[-1.35:1.36:_CELL, -1.35:1.36:_CELL].reshape(2, -1)
 _TEMPLATE_RAMP = 0.2
-# Only shapes that before refinement leave at most this much more than the best one can still win;
+# Shapes are refined if they leave at most this much more unexplained than the best one, as a share
 # of the blob's area.
 _CONTENDERS = 0.15
 _REFINEMENTS = 6
-# Refinement ends when nothing moves by more than this, in pixels or so.
-_SETTLED = 0.03
-# Nor does it go on with more displacement than this: no shape, or not this one.
-_HOPELESS = 0.1
+# Refinement ends when no parameter changes by more than about this many pixels.
+_CONVERGED = 0.03
+# Refinement ends early with more displacement than this: the blob does not have this shape.
+_POOR = 0.1
 # With less displacement than this no other shape can fit better, see `Fit`.
 _PERFECT = 0.005
 
@@ -62,9 +62,10 @@ class Fit:
       x, y: centre of the bounding circle, in pixels.
       radius: of the bounding circle, in pixels.
       angle: clockwise, in radians.
-      unexplained: sum of the squared differences between the blob's coverage and the shape's,
-        less what noise does; in pixels. For crisp masks this is the area in which they differ.
-      displacement: of the blob's outline from the shape's on average, in radii (`unexplained`
+      unexplained: sum of the squared differences between the coverage of the blob and of the
+        shape, in pixels, less the expected part of noise. For crisp masks this is the area in which
+        they differ.
+      displacement: mean distance of the blob's outline from the shape's, in radii (`unexplained`
         over the length of the outline).
       coverage: `[H, W]` float32 in [0, 1], the shape as drawn.
     """
@@ -80,17 +81,17 @@ class Fit:
 
 
 def fit_shapes(coverage: np.ndarray, weight: np.ndarray, noise: float) -> list[Fit]:
-    """Fits of the shapes that come near the best one, best first.
+    """Fits of the best shape and those close to it, best first.
 
     Args:
       coverage: `[H, W]` float32, share of each pixel that the blob covers, not clipped.
-      weight: `[H, W]` float32, 0 where a pixel says nothing of this blob, else 1.
-      noise: standard deviation of `coverage` where nothing is, which counts as no error.
+      weight: `[H, W]` float32, 0 where a pixel is not to be compared, else 1.
+      noise: standard deviation of `coverage` on the background, which counts as no error.
     """
     height, width = coverage.shape
     x = np.arange(width, dtype=np.float32)[None, None, :] + 0.5
     y = np.arange(height, dtype=np.float32)[None, :, None] + 0.5
-    # Blobs are placed by what is certainly theirs: noise far from them would move their centre.
+    # The centre is taken over solid pixels alone: distant noise would move it.
     solid = np.where(coverage * weight > 0.25, np.minimum(coverage, 1.0), 0.0)
     mass = float(solid.sum())
     centre = float((solid * x[0]).sum()) / mass, float((solid * y[0]).sum()) / mass
@@ -110,9 +111,9 @@ def fit_shapes(coverage: np.ndarray, weight: np.ndarray, noise: float) -> list[F
 def _search(
     coverage: np.ndarray, weight: np.ndarray, mass: float, centre: tuple[float, float]
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """Of each shape what its best angle leaves unexplained, and `[5]` parameters to refine.
+    """For each shape the unexplained part at its best angle, and `[5]` parameters to refine.
 
-    The blob is brought to area 1 around its centre of mass, where templates wait for it.
+    The blob is scaled to area 1 around its centre of mass and compared with the templates.
     """
     scale = math.sqrt(mass)
     # Centres of pixels are at half-integers, array elements at integers.
@@ -132,9 +133,10 @@ def _search(
 
 @functools.cache
 def _templates(shape: str) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage `[K, P]` at the points of the grid, and x, y, radius, angle `[K, 4]` of each.
+    """The shape at all angles, with area 1 and its centre of mass at the origin.
 
-    The shape at all angles, with area 1 and its centre of mass at the origin.
+    Returns:
+      Coverage `[K, P]` at the points of the grid, and x, y, radius, angle `[K, 4]` of each.
     """
     area, _, off_x, off_y = _moments(shape)
     radius = 1.0 / math.sqrt(area)
@@ -165,7 +167,7 @@ def _moments(shape: str) -> tuple[float, float, float, float]:
 
 
 def _draw(shape: str, params: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Coverage `[K, H, W]` of the shape at each of `params` `[K, 5]`, as the renderer draws it."""
+    """Coverage `[K, H, W]` of the shape at each of `params` `[K, 5]`, as in the renderer."""
     centre_x, centre_y, radius, angle, softness = (p[:, None, None] for p in params.T)
     x, y = (x - centre_x) / radius, (y - centre_y) / radius
     cos, sin = np.cos(angle), np.sin(angle)
@@ -177,7 +179,7 @@ def _draw(shape: str, params: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nd
 
 @functools.cache
 def _blur_matrix(length: int) -> np.ndarray:
-    """`[length, length]`: a Gaussian blur along one axis; beyond the ends all is as at them."""
+    """A Gaussian blur along one axis, `[length, length]`; the ends are extended."""
     return ndimage.gaussian_filter1d(np.eye(length, dtype=np.float32), _BLUR, 0, mode="nearest")
 
 
@@ -196,28 +198,28 @@ def _refine(
     weight: np.ndarray,
     noise: float,
 ) -> Fit:
-    """Damped Gauss-Newton steps on position, radius, angle and softness; the best one counts."""
+    """Damped Gauss-Newton steps on position, radius, angle and softness; returns the best."""
     start_radius = float(start[2])
-    # Moves for the slopes: small against the object, large against the kinks of a clipped ramp.
+    # Finite differences: small against the object, large against the kinks of a clipped ramp.
     moves = np.diag(np.array([0.3, 0.3, 0.03 * start_radius, 0.05, 0.3], np.float32))
-    params, best, settled = start, (math.inf, start, start), False
+    params, best, converged = start, (math.inf, start, start), False
     _, outline, _, _ = _moments(shape)
-    hopeless = _HOPELESS * outline * start_radius**2
+    poor = _POOR * outline * start_radius**2
     for step in range(_REFINEMENTS + 1):
-        last = step == _REFINEMENTS or settled
+        last = step == _REFINEMENTS or converged
         drawn = _draw(shape, params[None] if last else np.stack([params, *(params + moves)]), x, y)
         error = float(_unexplained(drawn[:1], coverage, weight)[0])
         if error < best[0]:
             best = error, params, drawn[0]
-        if last or (step == 2 and best[0] > hopeless):
+        if last or (step == 2 and best[0] > poor):
             break
-        # One unit of each column is one move, so that one damping suits all parameters.
+        # In units of the differences, so that one damping suits all parameters.
         slopes = ((drawn[1:] - drawn[:1]) * weight).reshape(len(moves), -1)
         normal = slopes @ slopes.T
         normal += np.diag(0.02 * np.diag(normal) + 1e-3)
         gap = ((coverage - drawn[0]) * weight).reshape(-1)
         change = np.clip(np.linalg.solve(normal, slopes @ gap), -4.0, 4.0)
-        settled = float(np.abs(change).max()) * moves[0, 0] < _SETTLED
+        converged = float(np.abs(change).max()) * moves[0, 0] < _CONVERGED
         params = params + change @ moves
         params[2] = np.clip(params[2], 0.6 * start_radius, 1.6 * start_radius)
         params[4] = np.clip(params[4], *_SOFTNESS_RANGE)

@@ -1,5 +1,4 @@
-"""What a super-resolution stage keeps of the picture that it enlarges, and how near it is to the
-truth where that is known."""
+"""Fidelity of super-resolution: to the low-resolution picture and, where known, to the truth."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ import numpy as np
 from imagen_jax.diffusion import resize
 from imagen_jax.types import normalize_image, to_uint8
 
-# Two pictures that differ by rounding to 8 bits alone are at 59 dB; equal ones would be infinite.
-HIGHEST_PSNR = 100.0
+# PSNR of equal pictures, instead of infinity. Rounding to 8 bits alone gives 59 dB.
+MAX_PSNR = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How a picture relates to the low-resolution one that it was made from.
+    """How close a picture is to the low-resolution one that it was made from.
 
     Attributes:
       consistency: PSNR in dB of the picture, box-averaged down, against the low-resolution one.
@@ -30,9 +29,9 @@ class Fidelity:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures in [0, 255], at most `HIGHEST_PSNR`."""
+    """Peak signal-to-noise ratio in dB of two pictures in [0, 255], at most `MAX_PSNR`."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float(min(HIGHEST_PSNR, 10.0 * np.log10(255.0**2 / max(error, 1e-12))))
+    return float(min(MAX_PSNR, 10.0 * np.log10(255.0**2 / max(error, 1e-12))))
 
 
 def fidelity(picture: np.ndarray, low_res: np.ndarray) -> Fidelity:
@@ -45,19 +44,19 @@ def fidelity(picture: np.ndarray, low_res: np.ndarray) -> Fidelity:
 
 
 def reduce(picture: np.ndarray, side: int) -> np.ndarray:
-    """A true picture `[H, W, 3]` uint8 as training reduces it, to `[side, side, 3]` uint8."""
+    """Reduces a true picture `[H, W, 3]` uint8 as in training, to `[side, side, 3]` uint8."""
     x = normalize_image(jnp.asarray(picture[None]))
     return np.asarray(to_uint8(resize.downsample(x, picture.shape[0] // side)))[0]
 
 
 def enlarge(low_res: np.ndarray, side: int) -> np.ndarray:
-    """Bilinear enlargement to `[side, side, 3]` uint8: what any stage has to beat."""
+    """Bilinear enlargement to `[side, side, 3]` uint8, the baseline of super-resolution."""
     x = normalize_image(jnp.asarray(low_res[None]))
     return np.asarray(to_uint8(resize.upsample(x, side // low_res.shape[0])))[0]
 
 
 def summarize(measured: Sequence[Fidelity]) -> dict[str, object]:
-    """Means over pictures; `drift_size` is the mean of its absolute value over channels too."""
+    """Means over pictures; `drift_size` is the mean absolute drift over pictures and channels."""
     drift = np.array([one.drift for one in measured])
     return {
         "pictures": len(measured),

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imagen_jax.models.batch_axis import over_batch
-from imagen_jax.models.layers import GroupNorm, dear, dense
+from imagen_jax.models.batch_axis import shard_over_batch
+from imagen_jax.models.layers import GroupNorm, dense, save_for_backward
 from imagen_jax.types import Array
 
-# A finite number: a row without any valid key gives a mean of the values, not NaN.
+# Finite, so that a row without any valid key gives a mean of the values instead of NaN.
 MASKED = -1e30
 
 
@@ -21,7 +21,7 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
       q: `[B, Q, N, D]` queries of N heads.
       k: `[B, K, N, D]` keys.
       v: `[B, K, N, D]` values.
-      mask: `[B, K]` bool, False for keys that must not be seen; None sees all.
+      mask: `[B, K]` bool, False for ignored keys; None uses all keys.
 
     Returns:
       `[B, Q, N, D]` in the dtype of `v`.
@@ -40,7 +40,7 @@ class ImageAttention(nn.Module):
     Attributes:
       width: sum of the widths of the heads (2 C in Fig. A.28 of the paper, C in the base).
       head_dim: channels per head; divides `width`.
-      see_image: the pixels are keys too; otherwise only the text is (cross-attention).
+      see_image: whether the pixels are keys too; otherwise only the text is (cross-attention).
       dtype: compute dtype.
     """
 
@@ -53,8 +53,8 @@ class ImageAttention(nn.Module):
     def __call__(self, x: Array, text: tuple[Array, Array, Array] | None) -> Array:
         """`x` `[B, H, W, C]` and text (keys, values `[B, L, N, D]`, mask `[B, L]`) to `x + h`.
 
-        Text keys are appended to the pixels' own (section 2.5), as they come from
-        `TextProjection`, which holds their weights.
+        Text keys from `TextProjection`, which holds their weights, are appended to those of the
+        pixels (section 2.5).
         """
         b, height, width, c = x.shape
         heads = (b, height * width, self.width // self.head_dim, self.head_dim)
@@ -75,11 +75,11 @@ class ImageAttention(nn.Module):
                 mask = jnp.concatenate([pixels, mask], axis=1)
             else:
                 k, v = text_k, text_v
-        h = dear(attention(q, k, v, mask)).reshape(b, height * width, self.width)
+        h = save_for_backward(attention(q, k, v, mask)).reshape(b, height * width, self.width)
         # Zero at first: the layer starts as the identity (ADM).
         h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
-        return over_batch(x + h.reshape(x.shape))
+        return shard_over_batch(x + h.reshape(x.shape))
 
 
 def attend(
@@ -92,7 +92,7 @@ def attend(
     head_dim: int,
     dtype: jnp.dtype,
 ) -> Array:
-    """The attention of a place in the network; call it inside a compact method.
+    """Applies the attention layers of one place in the network; call it in a compact method.
 
     `text_attention` is "none", "joint" (with self-attention) or "cross" (a layer of its own, after
     the self-attention if there is one). `x` `[B, H, W, C]`, text as for `ImageAttention`.

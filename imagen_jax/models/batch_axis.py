@@ -1,8 +1,8 @@
-"""Tells the partitioner to keep activations cut over the batch.
+"""Keeps activations sharded over the batch.
 
-Left alone, XLA cuts activations over channels wherever a kernel is cut over them ("fsdp"): it
-gathers the batch instead of the kernel, every device then holds the activations of all pictures,
-and all-to-alls bring them back.
+By default XLA's partitioner shards activations over channels wherever a kernel is sharded over them
+("fsdp"). It then gathers the batch instead of the kernel, so that every device holds the
+activations of all pictures, and restores the batch by all-to-alls.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from jax.sharding import PartitionSpec
 from imagen_jax.types import BATCH_AXES, Array
 
 
-def over_batch(x: Array, axis: int = 0) -> Array:
-    """`x` with `axis` cut over the mesh of `jax.set_mesh`; the others are free for "tensor".
+def shard_over_batch(x: Array, axis: int = 0) -> Array:
+    """`x` with `axis` sharded over the mesh of `jax.set_mesh`; "tensor" may shard the other axes.
 
-    Without a mesh, and where the axis does not divide (one picture on eight devices), `x` as it is.
+    Returns `x` unchanged without a mesh or if the axis does not divide (one picture on eight
+    devices).
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or any(name not in mesh.shape for name in BATCH_AXES):
@@ -33,16 +34,16 @@ def over_batch(x: Array, axis: int = 0) -> Array:
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` whose picture and result, and so their gradients, are cut over the batch."""
+    """`nn.Conv` whose input and output, and so their gradients, are sharded over the batch."""
 
     def __call__(self, inputs: Any) -> Array:
         """`[B, H, W, C]` to `[B, H', W', features]`."""
-        return over_batch(super().__call__(over_batch(inputs)))
+        return shard_over_batch(super().__call__(shard_over_batch(inputs)))
 
 
 class Dense(nn.Dense):
-    """`nn.Dense` whose input and result, and so their gradients, are cut over the batch."""
+    """`nn.Dense` whose input and output, and so their gradients, are sharded over the batch."""
 
     def __call__(self, inputs: Any) -> Array:
         """`[B, ..., C]` to `[B, ..., features]`."""
-        return over_batch(super().__call__(over_batch(inputs)))
+        return shard_over_batch(super().__call__(shard_over_batch(inputs)))

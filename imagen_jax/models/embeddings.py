@@ -25,19 +25,19 @@ def sinusoid(x: Array, width: int) -> Array:
 
 
 def inv_cos(logsnr: Array) -> Array:
-    """logsnr, clipped to +-20, to [0, 1]: the time at which the cosine schedule has it.
+    """Maps logsnr, clipped to +-20, to its time in [0, 1] on the cosine schedule.
 
-    Imagen gives the log-SNR to the network (App. A) and does not say how; this is what the same
-    authors' public code (progressive distillation) does.
+    Imagen gives the log-SNR to the network (App. A) and does not say how. This is the form in the
+    public code of the same authors (progressive distillation).
     """
     logsnr = jnp.clip(logsnr.astype(jnp.float32), -LOGSNR_LIMIT, LOGSNR_LIMIT)
     return jnp.arctan(jnp.exp(-0.5 * logsnr)) / (0.5 * math.pi)
 
 
 class LevelEmbedding(nn.Module):
-    """A number in [0, 1] (time or aug_level) to `[B, embed_dim]` f32.
+    """Embeds a number in [0, 1] (time or aug_level) as `[B, embed_dim]` f32.
 
-    Float32 throughout: angles reach 1000, where bfloat16 has a spacing of 4.
+    Computed in float32: angles reach 1000, where bfloat16 has a spacing of 4.
     """
 
     width: int

@@ -1,9 +1,9 @@
-"""How parameters get their first values.
+"""Initialisation of parameters.
 
-Linen would draw every kernel by itself. A program then holds a copy of the random generator for
-each kernel, which takes a CPU some 0.13 s each to compile: 13 s for a small U-Net and as much again
-for each other one. So the modules' initialisers only state the standard deviation of a kernel, and
-`draw_kernels` multiplies it by noise that is drawn for all but the largest kernels in one call.
+By default Linen draws every kernel separately. The program then has a copy of the random generator
+for each kernel, which takes a CPU 0.13 s to compile: 13 s for each small U-Net. So the modules'
+initialisers only give the standard deviation of a kernel, and `draw_kernels` multiplies it by noise
+that is drawn in one call for all but the largest kernels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from imagen_jax.types import Array, Params
 
-# Larger kernels get a draw of their own: the shared one cannot be sharded as its kernels are.
+# Larger kernels are drawn separately: the shared draw cannot be sharded like its kernels.
 SHARED_DRAW_MAX_SIZE = 2**21
 # Standard deviation of a standard normal cut at +-2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -24,7 +24,7 @@ _TRUNCATED_STD = 0.87962566103423978
 def fan_in_std(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     """A Linen initialiser: 1 / sqrt(fan in) everywhere, for kernels `[..., in, out]` of one layer.
 
-    Not a start for training by itself: only `init_params` makes parameters.
+    These are standard deviations; `init_params` turns them into parameters.
     """
     del key
     return jnp.full(shape, math.prod(shape[:-1]) ** -0.5, dtype)
@@ -36,14 +36,14 @@ def fan_in_std_stacked(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jn
 
 
 def draw_kernels(stds: Params, key: Array) -> Params:
-    """Multiplies every leaf named "kernel" by noise of unit variance, a normal cut at two sigma.
+    """Multiplies every leaf named "kernel" by unit-variance noise: a normal truncated at 2 sigma.
 
     Args:
       stds: parameters whose kernels hold their standard deviations (0 stays 0).
       key: a typed key.
 
     Returns:
-      The same tree; other leaves (biases, norm scales) are as they were.
+      The same tree; other leaves (biases, norm scales) are unchanged.
     """
     flat, treedef = jax.tree_util.tree_flatten_with_path(stds)
     is_kernel = [path[-1].key == "kernel" for path, _ in flat]

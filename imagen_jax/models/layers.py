@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from imagen_jax.models.batch_axis import Conv, Dense, over_batch
+from imagen_jax.models.batch_axis import Conv, Dense, shard_over_batch
 from imagen_jax.models.initialization import fan_in_std
 from imagen_jax.types import Array
 
@@ -20,23 +20,23 @@ FLOAT32 = jnp.dtype(jnp.float32)
 RSQRT2 = 1.0 / math.sqrt(2.0)
 
 
-# Name of what `model.remat` "convs" keeps: what is dear to compute.
-DEAR = "convolution or attention"
+# Name of the activations that `model.remat` "convs" keeps for the backward pass.
+SAVED_BY_CONVS = "saved by remat=convs"
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "convs": jax.checkpoint_policies.save_only_these_names(DEAR),
+    "convs": jax.checkpoint_policies.save_only_these_names(SAVED_BY_CONVS),
 }
 
 
-def dear(x: Array) -> Array:
-    """Marks the result of a convolution or of attention."""
-    return checkpoint_name(x, DEAR)
+def save_for_backward(x: Array) -> Array:
+    """Marks the result of a convolution or of attention, which is expensive to recompute."""
+    return checkpoint_name(x, SAVED_BY_CONVS)
 
 
 def conv3x3(
     features: int, dtype: jnp.dtype, name: str, *, stride: int = 1, zero: bool = False
 ) -> Conv:
-    """A 3x3 convolution with `SAME` padding; `zero` starts it at zero."""
+    """A 3x3 convolution with `SAME` padding; `zero` initialises its kernel with zeros."""
     init = nn.initializers.zeros if zero else fan_in_std
     return Conv(
         features, (3, 3), strides=(stride, stride), dtype=dtype, kernel_init=init, name=name
@@ -44,7 +44,7 @@ def conv3x3(
 
 
 def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> Dense:
-    """A linear map of the last axis; `zero` starts it at zero."""
+    """A linear map of the last axis; `zero` initialises its kernel with zeros."""
     init = nn.initializers.zeros if zero else fan_in_std
     return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
@@ -60,9 +60,9 @@ def num_groups(channels: int) -> int:
 class GroupNorm(nn.Module):
     """Group norm with float32 statistics, optionally modulated: y (1 + scale) + shift.
 
-    The statistics are per-channel sums followed by a tiny `[B, G]` mean, and the normalisation, the
-    affine map and the modulation are one multiply-add per activation: no 5-D reshape of the
-    activations, which breaks their tiling on TPU and costs time on CPU.
+    The statistics are per-channel means followed by a small `[B, G]` mean. Normalisation, affine
+    map and modulation are one multiply-add per activation. So activations are not reshaped to five
+    axes, which breaks their tiling on TPU and costs time on CPU.
     """
 
     dtype: jnp.dtype
@@ -132,19 +132,19 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 class InputSkip(nn.Module):
-    """Adds the pictures that the network was given to what it answers, each with a learned gain.
+    """Adds the input pictures of the network to its output, each with a learned gain.
 
     The gains `[B, 1 or 2]` depend on the noise levels and the text, and start at zero. Differs from
-    Imagen, which has nothing like it.
+    Imagen, which has no such skip.
     """
 
     @nn.compact
-    def __call__(self, answer: Array, inputs: Array, embedding: Array) -> Array:
-        """`answer` `[B, H, W, C]` f32, `inputs` `[B, H, W, n C]`, `embedding` `[B, E]` f32."""
-        b, height, width, channels = answer.shape
+    def __call__(self, output: Array, inputs: Array, embedding: Array) -> Array:
+        """`output` `[B, H, W, C]` f32, `inputs` `[B, H, W, n C]`, `embedding` `[B, E]` f32."""
+        b, height, width, channels = output.shape
         inputs = inputs.astype(jnp.float32).reshape(b, height, width, -1, channels)
         gains = dense(inputs.shape[3], FLOAT32, "gains", zero=True)(nn.swish(embedding))
-        return answer + jnp.einsum("bhwnc,bn->bhwc", inputs, gains)
+        return output + jnp.einsum("bhwnc,bn->bhwc", inputs, gains)
 
 
 class ResBlock(nn.Module):
@@ -173,22 +173,22 @@ class ResBlock(nn.Module):
         """`x` `[B, H, W, C]`, `embedding` `[B, E]` f32, dropout key to `[B, H', W', width]`."""
         resample = _RESAMPLE[self.resample]
         h = resample(nn.swish(GroupNorm(self.dtype, name="norm_1")(x)))
-        h = dear(conv3x3(self.width, self.dtype, "conv_1")(h))
+        h = save_for_backward(conv3x3(self.width, self.dtype, "conv_1")(h))
         modulation = dense(2 * self.width, self.dtype, "embedding")(nn.swish(embedding))
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
-        # Zero at first (ADM). In the Efficient U-Net too, although a sum with zero, scaled, is a
-        # weaker signal: it learned faster than with a convolution that keeps the variance.
-        h = dear(conv3x3(self.width, self.dtype, "conv_2", zero=True)(h))
+        # Zero at first (ADM). In the Efficient U-Net too, although the scaled sum with zero weakens
+        # the signal: it learned faster than with a convolution that keeps the variance.
+        h = save_for_backward(conv3x3(self.width, self.dtype, "conv_2", zero=True)(h))
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
-            x = dear(dense(self.width, self.dtype, "shortcut")(x))
-        return over_batch((x + h) * RSQRT2 if self.scaled else x + h)
+            x = save_for_backward(dense(self.width, self.dtype, "shortcut")(x))
+        return shard_over_batch((x + h) * RSQRT2 if self.scaled else x + h)
 
 
 def fold(key: Array | None, index: int | Array) -> Array | None:
-    """`jax.random.fold_in` that passes a missing dropout key on."""
+    """`jax.random.fold_in`; None, a missing dropout key, stays None."""
     return None if key is None else jax.random.fold_in(key, index)
 
 
@@ -212,9 +212,9 @@ def run_stacked(
 ) -> tuple[Array, list[Array]]:
     """Runs `len(inputs)` equal blocks whose parameters are stacked under `parent/name`.
 
-    Scanned or unrolled in Python, over the same parameters. (Unrolling inside `lax.scan` instead
+    They are scanned, or unrolled in Python over the same parameters. (Unrolling inside `lax.scan`
     would still stack every residual of the backward pass.) On a CPU the gradients of convolutions
-    are ten times slower inside a loop: train unrolled there.
+    are ten times slower inside a loop, so train unrolled there.
 
     Args:
       parent: the compact module that owns the parameters.
@@ -222,9 +222,9 @@ def run_stacked(
       body: `(params of one block, h, index, input) -> h`.
       init: `key -> params of one block`.
       h: the input of the first block.
-      inputs: what each block gets besides; equal structures.
+      inputs: a further input of each block, all of one structure.
       scan: scan instead of unrolling.
-      remat: see `NetworkConfig.remat_of`; of each block for itself.
+      remat: see `NetworkConfig.remat_of`; applied to each block separately.
 
     Returns:
       The output of the last block and the list of all outputs.
@@ -250,7 +250,7 @@ def run_stacked(
         return h, h
 
     if remat != "none":
-        # Nothing outside of the loop could undo the rematerialisation: no barriers against it.
+        # The loop itself keeps XLA from undoing the rematerialisation, so no barriers are needed.
         step = jax.checkpoint(step, policy=POLICIES[remat], prevent_cse=False)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
     h, outputs = jax.lax.scan(step, h, (params, jnp.arange(count), stacked))

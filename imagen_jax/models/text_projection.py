@@ -1,4 +1,4 @@
-"""Everything that the U-Net needs of a text: made once per text, not once per sampling step."""
+"""Text features for the U-Net, computed once per text and not once per sampling step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.attention import attention
-from imagen_jax.models.batch_axis import over_batch
+from imagen_jax.models.batch_axis import shard_over_batch
 from imagen_jax.models.initialization import fan_in_std, fan_in_std_stacked
 from imagen_jax.models.layers import FLOAT32, NORM_EPS, dense
 from imagen_jax.types import Array, TextCond
@@ -22,7 +22,7 @@ class TextLayer:
     """A group of attention layers that see the text.
 
     Attributes:
-      name: of the group, for example "down_1_blocks".
+      name: of the group, such as "down_1_blocks".
       width: sum of the widths of the heads.
       head_dim: channels per head.
       count: layers whose parameters are stacked; 0 for a single layer without stacking.
@@ -40,7 +40,7 @@ class TextFeatures:
 
     Attributes:
       pooled: `[B, E]` f32, added to the time embedding.
-      keys: by name of the `TextLayer`, `[B, L, N, D]`, or `[count, B, L, N, D]` if stacked.
+      keys: by name of the `TextLayer`: `[B, L, N, D]`, or `[count, B, L, N, D]` if stacked.
       values: like `keys`.
       mask: `[B, L]` bool, True where a token is valid.
     """
@@ -65,14 +65,16 @@ class _Heads(nn.Module):
         kernel = self.param("kernel", init, (*stack, x.shape[-1], layer.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
         n = "n" if stack else ""
-        x = over_batch(x)
+        x = shard_over_batch(x)
         h = jnp.einsum(f"bld,{n}df->{n}blf", x, kernel.astype(self.dtype))
         h = h + bias.astype(self.dtype)[..., None, None, :]
         h = h.reshape(*h.shape[:-1], layer.width // layer.head_dim, layer.head_dim)
-        return over_batch(h, axis=len(stack))
+        return shard_over_batch(h, axis=len(stack))
 
 
 class _KeysValues(nn.Module):
+    """Text keys and values of one `TextLayer`."""
+
     layer: TextLayer
     dtype: jnp.dtype
 
@@ -85,7 +87,7 @@ class _KeysValues(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling of a token sequence: the mean token attends over itself and all tokens.
 
-    The paper names the method (`feature_pooling_type "attention"`) and nothing more.
+    The paper gives only the name of the method (`feature_pooling_type "attention"`).
     """
 
     width: int
@@ -97,7 +99,7 @@ class AttentionPool(nn.Module):
         head_dim = POOL_HEAD_DIM if self.width % POOL_HEAD_DIM == 0 else self.width
         count = jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.float32), 1.0)
         mean = jnp.sum(x * mask[..., None].astype(x.dtype), axis=1) / count[:, None]
-        x = over_batch(jnp.concatenate([mean[:, None], x], axis=1))
+        x = shard_over_batch(jnp.concatenate([mean[:, None], x], axis=1))
         mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
 
         def project(x: Array, name: str) -> Array:
@@ -105,16 +107,16 @@ class AttentionPool(nn.Module):
             return h.reshape(b, -1, self.width // head_dim, head_dim)
 
         q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
-        h = over_batch(attention(q, k, v, mask).reshape(b, self.width))
+        h = shard_over_batch(attention(q, k, v, mask).reshape(b, self.width))
         return dense(self.width, FLOAT32, "out")(h)
 
 
 class TextProjection(nn.Module):
     """LayerNorm (section 2.5: "helps considerably"), keys and values of all layers, pooled text.
 
-    One LayerNorm serves the keys and values of all layers: the linear map that follows absorbs a
-    layer's own scale and bias. The pooled vector has no norm of its own after it, because the null
-    text is all zeros, where a norm is almost discontinuous.
+    One LayerNorm serves the keys and values of all layers: the linear map of a layer absorbs its
+    own scale and bias. The pooled vector is not normalised afterwards, because the null text is all
+    zeros, where a norm is almost discontinuous.
     """
 
     layers: tuple[TextLayer, ...]
@@ -123,7 +125,7 @@ class TextProjection(nn.Module):
 
     @nn.compact
     def __call__(self, text: TextCond) -> TextFeatures:
-        # Replaced before anything is computed, so that not even NaN in a padded row gets through.
+        # Replaced first, so that not even NaN in a padded row has an influence.
         tokens = jnp.where(text.mask[..., None], text.tokens.astype(jnp.float32), 0.0)
         pool_tokens = nn.LayerNorm(epsilon=NORM_EPS, name="pool_norm")(tokens)
         pooled = AttentionPool(self.embed_dim, name="pool")(pool_tokens, text.mask)

@@ -1,1 +1,1 @@
-"""Device meshes and how arrays lie on them."""
+"""Device meshes, the placement of arrays on them, and jobs of several processes."""

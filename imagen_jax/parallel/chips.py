@@ -1,4 +1,4 @@
-"""What is known of the chips that a program runs on, by `device_kind`: the only such table."""
+"""Memory, speed and bandwidth of chips by JAX's `device_kind`: the only such table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One chip, as its maker describes it.
+    """The data sheet of a chip.
 
     Attributes:
-      kind: JAX's `device_kind`, or how it starts.
+      kind: JAX's `device_kind`, or its beginning.
       hbm: bytes of memory that a program may use.
-      bf16_flops: peak of its matrix units per second, bfloat16 in, float32 sums, no sparsity.
-      hbm_bandwidth: bytes/s.
-      ici_link: bytes/s that one link of the network within a slice carries in one direction.
-      dcn_bandwidth: bytes/s that a chip can send to other slices, its share of its host's network
-        card.
+      bf16_flops: peak FLOP/s of the matrix units: bfloat16 inputs, float32 sums, no sparsity.
+      hbm_bandwidth: bytes/s of the memory.
+      ici_link: bytes/s in one direction of one link of the network within a slice.
+      dcn_bandwidth: bytes/s that a chip can send to other slices: its share of the network card of
+        its host.
     """
 
     kind: str
@@ -30,12 +30,12 @@ class Chip:
     dcn_bandwidth: float = math.inf
 
 
-# By version. A v4 or v5p chip, of two cores, is one device.
-# Peaks and bandwidths: https://cloud.google.com/tpu/docs, the page of each version. A link carries
-# in one direction the chip's "bidirectional inter-chip interconnect bandwidth" over two directions
-# and its ports (6 in v4 and v5p, 4 in v5e and v6e). `hbm` is what the compiler states as available
-# when a program does not fit, about what the runtime gives out; the pages' 32, 16, 95 and 32 GB are
-# all there is. The network card of v5e's hosts is documented (2 x 100 Gbps for 8 chips); 200 Gbps
+# By version. The two cores of a v4 or v5p chip are one device.
+# Peaks and bandwidths: https://cloud.google.com/tpu/docs, the page of each version. `ici_link` is
+# the chip's "bidirectional inter-chip interconnect bandwidth" divided by two directions and its
+# ports (6 in v4 and v5p, 4 in v5e and v6e). `hbm` is the available memory in the compiler's message
+# for a program that does not fit, about what the runtime allows; the pages give the total, 32, 16,
+# 95 and 32 GB. The network card of v5e's hosts is documented (2 x 100 Gbps for 8 chips); 200 Gbps
 # for 4 chips are assumed for the others.
 TPUS = {
     "v4": Chip(
@@ -71,8 +71,8 @@ TPUS = {
         dcn_bandwidth=6.25e9,
     ),
 }
-# Data sheets: https://www.nvidia.com/en-us/data-center, dense bf16 on the SXM boards. NVLink is
-# taken per direction over the whole card. A100: memory of the board with 80 GB.
+# Data sheets: https://www.nvidia.com/en-us/data-center, dense bf16 on the SXM boards. `ici_link` is
+# the NVLink bandwidth of the whole card in one direction. A100: the board with 80 GB.
 GPUS = (
     Chip(
         kind="NVIDIA H100 80GB HBM3",
@@ -99,16 +99,16 @@ GPUS = (
         dcn_bandwidth=25e9,
     ),
 )
-# What else a runtime may call them.
+# Other names of these chips in a runtime.
 _OTHER_KINDS = {"TPU v5e": TPUS["v5e"], "TPU v6e": TPUS["v6e"]}
-# Starts like a chip of the table and is another: a variant with half of the peak.
+# Starts like a chip of the table but has half of the peak.
 _UNKNOWN = ("TPU v4 lite",)
 
 _BY_KIND = {chip.kind: chip for chip in (*TPUS.values(), *GPUS)} | _OTHER_KINDS
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a device of this kind; None if nothing is known of it (a CPU, say)."""
+    """The chip of a device of this kind; None if it is not in the table (a CPU, for example)."""
     if device_kind.startswith(_UNKNOWN):
         return None
     fitting = [kind for kind in _BY_KIND if device_kind.startswith(kind)]

@@ -1,7 +1,7 @@
-"""Several processes as one job: how they find each other, and how one that is alone ends.
+"""Jobs of several processes: joining the job, and ending when another process is lost.
 
-Every process runs the same command. `initialize` comes before any other call of JAX; after it,
-`jax.devices()` are those of the whole job.
+Every process runs the same command. `initialize` comes before any other call of JAX. After it
+`jax.devices()` are the devices of the whole job.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import jax
 
 from imagen_jax.errors import UserError
 
-# A process that sends no heartbeat for this long counts as dead; JAX then ends the others, even
-# if they wait for an accelerator (its default is 100). Shorter, and the pause in which a virtual
-# machine moves to another host could end a job.
+# A process that sends no heartbeat for this long counts as dead. JAX then ends the others, even if
+# they wait for an accelerator (JAX's default is 100). A virtual machine pauses while it moves to
+# another host; a shorter limit could end the job then.
 HEARTBEAT_SECONDS = 60
-# How long processes wait for each other at the start, and at the end: one writes the last weights.
+# How long processes wait for each other at the start, and at the end, when one of them writes the
+# last weights.
 START_SECONDS = 300
 END_SECONDS = 600
 
-# What the CPU's collectives (gloo), JAX's service and the network say of a peer that is gone.
+# Messages of the CPU's collectives (gloo), JAX's service and the network for a lost process.
 _LOST = re.compile(
     r"gloo|connection (reset|closed|refused)|socket closed|heartbeat|coordination|"
     r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED)",
@@ -41,17 +42,17 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins this process to its job; does nothing if no argument asks for it.
+    """Joins this process to its job; without arguments it does nothing.
 
     Args:
-      detect: let JAX find the others: on a TPU pod, under SLURM, Open MPI or GKE.
-      coordinator: "HOST:PORT" of process 0, which listens there.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      detect: let JAX detect the cluster: a TPU pod, SLURM, Open MPI or GKE.
+      coordinator: "HOST:PORT" on which process 0 listens.
+      num_processes: number of processes of the job.
+      process_id: index of this process, from 0.
 
     Raises:
-      UserError: flags that contradict each other or are not complete; no cluster was detected; the
-        others did not come in time.
+      UserError: the arguments are incomplete or contradict each other, no cluster was detected, or
+        the other processes did not start in time.
     """
     given = {
         "--coordinator": coordinator,
@@ -68,10 +69,10 @@ def initialize(
         )
     if not detect:
         _check(given, missing)
-    # JAX ends a process whose peers are dead with a message and SIGABRT; the Python traces that
-    # absl adds to that would bury it.
+    # JAX ends a process whose peers are dead with a message and SIGABRT. By default absl would add
+    # long Python traces.
     signal.signal(signal.SIGABRT, signal.SIG_DFL)
-    # Its handler of SIGTERM would take the place of ours, see training/interrupt.py.
+    # Its handler of SIGTERM would replace ours, see training/interrupt.py.
     jax.config.update("jax_enable_preemption_service", False)
     where = "the cluster" if detect else f"--coordinator={coordinator}"
     try:
@@ -86,36 +87,36 @@ def initialize(
         )
     except ValueError as error:
         raise UserError(
-            f"--distributed found no cluster ({error}): it knows TPU pods, SLURM (start with "
-            "srun), Open MPI (mpirun) and Kubernetes jobs. On plain machines give --coordinator="
-            "HOST:PORT --num_processes=N --process_id=I; one process alone needs none of them"
+            f"--distributed found no cluster ({error}): it detects TPU pods, SLURM (start with "
+            "srun), Open MPI (mpirun) and Kubernetes jobs. Elsewhere give --coordinator=HOST:PORT "
+            "--num_processes=N --process_id=I; a single process needs none of these flags"
         ) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"this process could not join the others at {where}: {reason}. Start all processes "
             f"within {START_SECONDS} seconds of each other, each with its own --process_id, and "
-            "see that the port is free on process 0's machine and open between them"
+            "make sure that the port is free on the machine of process 0 and not blocked"
         ) from error
 
 
 def _check(given: dict[str, str | int | None], missing: list[str]) -> None:
-    """Raises UserError unless the explicit flags are whole and make sense."""
+    """Raises UserError unless all three flags are given and valid."""
     if missing:
         present = [flag for flag in given if flag not in missing]
         raise UserError(
             f"{' and '.join(present)} without {' and '.join(missing)}: a job of several processes "
             "needs all three (or --distributed alone where the cluster can be detected)"
         )
-    coordinator, number, place = given.values()
+    coordinator, number, index = given.values()
     host, _, port = str(coordinator).rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator={coordinator} is not HOST:PORT, for example 10.0.0.1:8476")
     if number < 1:
         raise UserError(f"--num_processes={number} must be at least 1")
-    if not 0 <= place < number:
+    if not 0 <= index < number:
         raise UserError(
-            f"--process_id={place} must be from 0 to {number - 1} (--num_processes={number})"
+            f"--process_id={index} must be from 0 to {number - 1} (--num_processes={number})"
         )
 
 
@@ -126,21 +127,21 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def explain_lost_peer() -> Iterator[None]:
-    """Ends the process with a message if what fails inside is the connection to another process.
+    """Ends the process with a message if the connection to another process fails inside.
 
-    It does not raise: whatever would be closed on the way out waits for the others, too.
+    It does not raise, because closing resources on the way out would wait for the lost process.
     """
     try:
         yield
     except Exception as error:
-        # An OSError is what Orbax makes of a barrier that fails.
+        # Any type: Orbax, for example, turns a failed barrier into an OSError.
         text = " ".join(str(error).split())
         if jax.process_count() == 1 or isinstance(error, UserError) or not _LOST.search(text):
             raise
         print(
             f"\nerror: process {jax.process_index()} of {jax.process_count()} has lost another "
-            f"one, which ended or cannot be reached; see what that one printed. This one ends, "
-            f"too. The same command on all of them continues from the newest checkpoint.\n"
+            f"one, which ended or cannot be reached; see the output of that process. This process "
+            f"ends, too. The same command on all of them continues from the newest checkpoint.\n"
             f"  ({type(error).__name__}: {text[:300]})",
             file=sys.stderr,
         )
@@ -148,13 +149,14 @@ def explain_lost_peer() -> Iterator[None]:
 
 
 def end_process(status: int, wait: float = END_SECONDS) -> NoReturn:
-    """Ends the process, even if a compiler is at work in a thread or the others are gone.
+    """Ends the process, even if a thread compiles or other processes are lost.
 
     An ordinary exit would wait for both, or crash.
 
     Args:
       status: exit status.
-      wait: seconds to give other processes that end, too: who leaves first must not look dead.
+      wait: seconds to wait for other processes that end, too; otherwise they would take this one
+        for dead.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -166,6 +168,6 @@ def end_process(status: int, wait: float = END_SECONDS) -> NoReturn:
 
 
 def _shut_down() -> None:
-    # Whatever is wrong with the others: this process ends.
+    # This process ends whatever the state of the others.
     with contextlib.suppress(Exception):
         jax.distributed.shutdown()

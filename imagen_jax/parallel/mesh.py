@@ -1,9 +1,8 @@
 """The device mesh: axes "data", "fsdp" and "tensor".
 
-One device is a mesh of one, so there is a single code path from a laptop to a pod. Devices that
-are joined by a fast network (the chips of a TPU slice, the GPUs of a node) are called an island
-here; between islands only "data" is cut, so that the slow network carries gradients once a step
-and no parameters.
+One device is a mesh of one, so there is one code path from a laptop to a pod. An island is a group
+of devices with a fast network: the chips of a TPU slice, the GPUs of a node. Only "data" spans
+islands, so that the slow network carries gradients once per step and no parameters.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from imagen_jax.types import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
 
-# The share of a device's memory that the train state may take before "fsdp" cuts it further. The
-# gradients take as much again as the parameters, and activations want at least half.
+# Share of a device's memory that the train state may take before "fsdp" shards it further.
+# Gradients take as much as the parameters, and activations need at least half of the memory.
 STATE_SHARE = 0.25
 
 
@@ -47,19 +46,19 @@ class MeshConfig:
 def make_mesh(
     config: MeshConfig, devices: Sequence[jax.Device] | None = None, *, state_bytes: int = 0
 ) -> Mesh:
-    """A mesh over `devices` (default: all of the job's).
+    """A mesh over `devices` (default: all devices of the job).
 
     Axis types are Auto: with the default, Explicit, a convolution over a sharded kernel is an
     error.
 
     Args:
       config: sizes of the axes.
-      devices: what the mesh covers.
-      state_bytes: size of the whole train state, from which `fsdp=0` follows (see `choose_fsdp`).
+      devices: the devices of the mesh.
+      state_bytes: size of the whole train state, from which `fsdp=0` is chosen (`choose_fsdp`).
 
     Raises:
-      UserError: the axis sizes do not multiply to the number of devices, or "data" does not
-        divide over islands.
+      UserError: the product of the axis sizes is not the number of devices, or "data" is not a
+        multiple of the number of islands.
     """
     devices = list(jax.devices() if devices is None else devices)
     islands = count_islands(devices)
@@ -85,12 +84,12 @@ def make_mesh(
         try:
             layout = create_device_mesh(sizes, devices)
         except NotImplementedError:
-            # An axis that is not the product of sides of the torus, such as 2 on 4x4x8.
+            # The size of an axis is not a product of sides of the torus, such as 2 on 4x4x8.
             layout = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
         return Mesh(np.asarray(layout), AXES, axis_types=(AxisType.Auto,) * 3)
     if sizes[0] % islands:
         raise UserError(
-            f"mesh {_describe(sizes)} would cut fsdp or tensor across the slow network between "
+            f"mesh {_describe(sizes)} would split fsdp or tensor across the slow network between "
             f"{islands} slices or nodes; set config.mesh.data to a multiple of {islands}"
         )
     layout = create_hybrid_device_mesh(
@@ -104,12 +103,12 @@ def make_mesh(
 
 
 def choose_fsdp(state_bytes: int, memory: int | None, within: int) -> int:
-    """The least cut of the state that leaves the rest of a device's memory to the work.
+    """The smallest number of shards of the state that leaves enough memory for the work.
 
     Args:
       state_bytes: size of the whole train state.
-      memory: bytes of a device; None, where nobody knows (CPUs), cuts nothing.
-      within: devices of one island, over which "fsdp" may go.
+      memory: bytes of a device; None if unknown (CPUs), which gives 1.
+      within: devices of one island, the most that "fsdp" may span.
 
     Returns:
       The smallest divisor of `within` for which a device's part is at most `STATE_SHARE` of its
@@ -126,12 +125,12 @@ def choose_fsdp(state_bytes: int, memory: int | None, within: int) -> int:
 def memory_of(device: jax.Device) -> int | None:
     """Bytes of memory that a program may use on a device, None if unknown.
 
-    The runtime's word, or the table's where the runtime does not tell, as when a program is
-    compiled for devices that are not there.
+    From the runtime; or from the table of chips if the runtime does not report it, as for devices
+    that a program is only compiled for.
     """
     try:
         limit = (device.memory_stats() or {}).get("bytes_limit")
-    except Exception:  # devices that are not there answer with errors of their own kinds
+    except Exception:  # devices of a topology description raise errors of various types
         limit = None
     if limit is None and (chip := chip_of(device.device_kind)):
         limit = int(chip.hbm)
@@ -139,7 +138,7 @@ def memory_of(device: jax.Device) -> int | None:
 
 
 def count_islands(devices: Sequence[jax.Device]) -> int:
-    """How many groups of devices with a fast network of their own there are."""
+    """The number of groups of devices with a fast network of their own."""
     if _in_slices(devices):
         return len({device.slice_index for device in devices})
     if devices[0].platform == "gpu":
@@ -148,12 +147,12 @@ def count_islands(devices: Sequence[jax.Device]) -> int:
 
 
 def _in_slices(devices: Sequence[jax.Device]) -> bool:
-    """Whether the devices say what they are joined by: TPU slices, and machines of GPUs."""
+    """Whether the devices report their slice (of TPUs) or machine (of GPUs)."""
     return devices[0].platform in ("tpu", "gpu") and hasattr(devices[0], "slice_index")
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis over data and fsdp, the rest whole."""
+    """The leading axis split over "data" and "fsdp", the other axes whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -163,7 +162,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """The number of parts a batch is cut into; a batch size must be a multiple of it."""
+    """The number of shards of a batch; batch sizes must be multiples of it."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 

@@ -1,4 +1,4 @@
-"""From the memory of each process to global arrays: rows of a batch, and whole arrays."""
+"""Makes global arrays from the memory of each process: rows of a batch, and replicated arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagen_jax.types import Array
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A pytree of arrays, the same in every process, whole on every device of the mesh."""
+    """Puts a pytree of arrays, equal in all processes, whole on every device of the mesh."""
     sharding = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -26,10 +26,10 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 class BatchRows:
-    """The rows that the sharding of the batch puts on this process's devices.
+    """The rows of a global batch that belong to this process's devices.
 
-    They are read off the sharding, since not every mesh gives a process one run of rows: an axis
-    that splits no batch ("tensor") may span processes, which then hold the same rows.
+    They are read from the sharding, because a process does not always have consecutive rows of its
+    own: "tensor" does not split the batch and may span processes, which then hold the same rows.
 
     Args:
       mesh: the devices.
@@ -37,7 +37,7 @@ class BatchRows:
 
     Attributes:
       local: `[b]` int, this process's rows in ascending order.
-      counted: `[b]` bool, those of them that no process of a lower index has.
+      counted: `[b]` bool, True for the rows that no process of a lower index has.
     """
 
     def __init__(self, mesh: Mesh, batch_size: int):
@@ -53,7 +53,7 @@ class BatchRows:
         self.counted = np.array([row not in before for row in self.local.tolist()])
 
     def global_array(self, local: np.ndarray) -> Array:
-        """The array `[B, ...]` whose rows of this process are `local` `[b, ...]`."""
+        """The global array `[B, ...]` from this process's rows `local` `[b, ...]`."""
 
         def shard(index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(self._batch_size)

@@ -1,4 +1,4 @@
-"""Where each parameter lies: one rule for parameters, EMA and optimizer state alike."""
+"""The sharding of parameters, EMA and optimizer state, by one set of rules."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What lies on "tensor" among the arrays whose path a pattern finds.
+    """Which axis of the arrays with a matching path is sharded over "tensor".
 
     Attributes:
       pattern: searched in the path, such as "params/down_2/blocks/attention/query/kernel".
-      axis: the axis over "tensor", counted from the end; None for none.
-      why: shown in the table of a run.
+      axis: the axis over "tensor", counted from the end; None for no axis.
+      why: reason, shown in the table of a run.
     """
 
     pattern: str
@@ -26,25 +26,25 @@ class Rule:
     why: str
 
 
-# The first that matches holds. A convolution with both of its channel axes sharded is computed
-# wrongly by XLA's partitioner (seen with jax 0.10.2 on a 2x2x2 mesh), so "tensor" is for the
-# products of attention alone, as in Megatron: heads are split, and one sum joins them again.
+# The first match applies. XLA's partitioner computes a convolution with both channel axes sharded
+# wrongly (seen with jax 0.10.2 on a 2x2x2 mesh), so "tensor" shards the products of attention only,
+# as in Megatron: heads are split, and one sum joins them again.
 RULES = (
     Rule(r"/(query|key|value)/kernel$", -1, "attention, split by heads"),
     Rule(r"/out/kernel$", -2, "attention, summed over heads"),
     Rule(r"", None, "other"),
 )
 
-# Arrays below this size are replicated: gathering them costs more than holding them.
+# Smaller arrays are replicated: gathering them costs more than holding them.
 MIN_SHARDED_SIZE = 2**12
 
-# The last path component before the array's name of stacked residual blocks; their leading axis
-# counts layers and is never sharded, since a scan reads one layer at a time.
+# Path component of stacked residual blocks. Their leading axis counts layers and is never sharded,
+# since a scan reads one layer at a time.
 STACKED = "blocks"
 
 
 def path_string(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as "/"-joined names."""
+    """A key path of `jax.tree_util` as names joined by "/"."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
@@ -56,9 +56,9 @@ def rule_of(path: str) -> Rule:
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The partition of one array of the train state.
 
-    "tensor" takes the axis that `RULES` says, if it divides it; then "fsdp" takes the largest
+    "tensor" takes the axis of the matching rule if it divides it. Then "fsdp" takes the largest
     remaining axis that it divides, the last one (output channels) on ties. Spatial axes of
-    convolutions and the layer axis of stacked blocks stay whole, and small arrays altogether.
+    convolutions, the layer axis of stacked blocks and small arrays are not sharded.
     """
     spec: list[str | None] = [None] * len(shape)
     if math.prod(shape) < MIN_SHARDED_SIZE:
@@ -82,7 +82,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Shardings for a pytree of arrays or `ShapeDtypeStruct`s, same structure."""
+    """Shardings for a pytree of arrays or `ShapeDtypeStruct`s, with the same structure."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
             mesh, partition_spec(path_string(path), tuple(leaf.shape), mesh)
@@ -91,16 +91,16 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-# A frozen network is spread over as few axes of the mesh as bring each device's part below this.
+# A frozen network is sharded over as few axes of the mesh as bring each device's part below this.
 FROZEN_BYTES_PER_DEVICE = 2**30
 
 
 def frozen_shardings(tree: Any, mesh: Mesh) -> Any:
     """Shardings for the parameters of a frozen network, which has no optimizer to share memory.
 
-    A small one is replicated. A larger one is cut over "fsdp", then over "tensor" too, then over
-    the whole mesh, always along the largest axis of each array that divides (not the layer axis
-    of stacked blocks), so that a scan gathers one layer at a time.
+    A small network is replicated. A larger one is sharded over "fsdp", then over "tensor" too, then
+    over the whole mesh: the largest divisible axis of each array, except the layer axis of stacked
+    blocks, so that a scan gathers one layer at a time.
 
     Args:
       tree: of arrays or `ShapeDtypeStruct`s.
@@ -114,7 +114,7 @@ def frozen_shardings(tree: Any, mesh: Mesh) -> Any:
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         first = 1 if STACKED in path_string(path).split("/") else 0
-        # Where an axis does not divide over all of them, over the last ones.
+        # If no axis divides over all names, over the last ones only.
         for over in (names[start:] for start in range(len(names))):
             parts = _extent(mesh, over)
             fitting = [a for a in range(first, len(leaf.shape)) if leaf.shape[a] % parts == 0]

@@ -1,1 +1,1 @@
-"""What a run needs, from programs that are compiled for chips that are not there."""
+"""Plans runs: compiles their programs for chips that need not be present, and reads the results."""

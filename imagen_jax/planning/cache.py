@@ -1,9 +1,9 @@
-"""Compiled programs that were planned before, on disk.
+"""Cache of compiled programs on disk.
 
-Kept is what the compiler said and the program's text, not what is made of it: how a program is
-read and its time estimated can change without compiling anything again. There are two keys to it:
-a quick one of the settings and the package's sources, and one of the program that they give, so
-that edits of sources that leave a program as it was only trace it anew.
+An entry holds the compiler's figures and the text of the program, not what is read from them, so
+the traffic and estimates of a program can be computed anew without compiling. An entry has two
+keys: a fast one of the settings and the package's sources, and one of the lowered program. An edit
+of the sources that does not change the program needs a new trace but no compilation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imagen_jax.planning.programs import Facts
 from imagen_jax.planning.topology import Topology, compiler_version
 
 PACKAGE = Path(__file__).parent.parent
-# The sources that a program is made from.
+# The sources that decide a program.
 SOURCES = (
     "checks.py",
     "config",
@@ -57,7 +57,7 @@ def plan_key(
     topology: Topology,
     effort: str,
 ) -> str:
-    """A hash of the settings, versions and sources that a program is made from."""
+    """A hash of the settings, versions and sources that decide a program."""
     stage = to_json_dict(config.stages[name])
     if program == "train":
         stage.pop("sample")
@@ -79,7 +79,7 @@ def plan_key(
 
 
 def program_key(lowered: jax.stages.Lowered, topology: Topology, effort: str) -> str:
-    """A hash of a program before it is compiled and of what compiles it."""
+    """A hash of a lowered program and of the compiler."""
     digest = hashlib.sha256(lowered.as_text().encode())
     devices = dataclasses.astuple(dataclasses.replace(topology, chip=None))
     compiler = [importlib.metadata.version("jaxlib"), compiler_version(topology)]
@@ -88,7 +88,7 @@ def program_key(lowered: jax.stages.Lowered, topology: Topology, effort: str) ->
 
 
 def sources_hash() -> str:
-    """Of the files of the package that decide what a program is."""
+    """A hash of the files of the package that decide a program."""
     digest = hashlib.sha256()
     for source in SOURCES:
         path = PACKAGE / source
@@ -99,18 +99,18 @@ def sources_hash() -> str:
 
 
 def load(key: str) -> tuple[Facts, str] | None:
-    """What `store` kept, or None."""
+    """The entry that `store` wrote; None if there is none or it is damaged."""
     directory = cache_directory()
     try:
         facts = json.loads((directory / f"{key}.json").read_text())
         text = gzip.decompress((directory / f"{key}.hlo.gz").read_bytes()).decode()
         return Facts(**facts), text
     except (OSError, EOFError, ValueError, TypeError):
-        return None  # not there, or not whole
+        return None
 
 
 def store(key: str, facts: Facts, text: str) -> None:
-    """Keeps one program."""
+    """Writes one entry."""
     directory = epath.Path(cache_directory())
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / f"{key}.hlo.gz", gzip.compress(text.encode(), 6, mtime=0))

@@ -1,33 +1,33 @@
-"""From what a program computes, moves and sends to how long it may take: a roofline.
+"""Estimates the time of a program by a roofline.
 
-The longest of three times counts, as if the other two hid behind it: matrix operations, traffic of
-the main memory, traffic of the network. It is an estimate of what the hardware allows, not a
-measurement.
+The estimate is the longest of three times, which are assumed to overlap: matrix operations, traffic
+of the main memory, traffic of the network. It is what the hardware allows, not a measurement.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from imagen_jax.planning.hlo import Traffic
 from imagen_jax.planning.topology import Topology
+from imagen_jax.planning.traffic import Traffic
 
-# The share of the peak that matrix units reach in convolutional networks that run well. Assumed.
+# Assumed share of the peak that matrix units reach in efficient convolutional networks.
 EFFICIENCY = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds of one run of a program.
+    """Estimated seconds of one run of a program.
 
     Attributes:
-      compute: matrix operations at `efficiency` of the peak.
-      memory: main memory at its bandwidth.
-      network: collectives within the slice and to other slices, one after the other.
-      seconds: the longest of them.
-      bound: which that is: "compute", "memory" or "network".
-      efficiency: assumed.
-      mfu: model FLOPs over what all chips could do in `seconds`; without what is computed twice.
+      compute: of the matrix operations, at `efficiency` of the peak.
+      memory: of the traffic of the main memory, at its bandwidth.
+      network: of the collectives within the slice plus those to other slices.
+      seconds: the longest of the three.
+      bound: name of the longest: "compute", "memory" or "network".
+      efficiency: the assumed share of the peak.
+      mfu: model FLOPs utilisation: model FLOPs (without recomputation) over the peak FLOPs of all
+        chips in `seconds`.
     """
 
     compute: float
@@ -47,11 +47,11 @@ def estimate(
     executed_flops: float,
     efficiency: float = EFFICIENCY,
 ) -> Estimate | None:
-    """The time of one run on all chips of `topology`; None if nothing is known of the chip.
+    """The time of one run on all chips of `topology`; None if the chip is unknown.
 
     Args:
       topology: the chips.
-      traffic: of one device.
+      traffic: of each device.
       model_flops, executed_flops: over all devices, without and with recomputation.
       efficiency: see `EFFICIENCY`.
     """

@@ -9,9 +9,9 @@ from typing import Any
 from imagen_jax.config import CascadeConfig, StageConfig
 from imagen_jax.planning import cache
 from imagen_jax.planning.estimate import EFFICIENCY, Estimate, estimate
-from imagen_jax.planning.hlo import SEND, Traffic, read_traffic
 from imagen_jax.planning.programs import TRAIN, Facts, compile_program, lower_program
 from imagen_jax.planning.topology import Topology, compiler_version
+from imagen_jax.planning.traffic import SEND, Traffic, read_traffic
 from imagen_jax.training.summary import human_bytes
 
 SECONDS_A_DAY = 86_400
@@ -22,13 +22,14 @@ class Plan:
     """One program of one stage on one slice.
 
     Attributes:
-      stage_name, stage: what is planned.
-      topology: where.
-      facts: what the compiler said.
-      traffic, estimate: None if the program did not fit (and the estimate, if the chip is unknown).
+      stage_name, stage: the planned stage.
+      topology: the slice.
+      facts: the compiler's figures.
+      traffic: None if the program does not fit.
+      estimate: None if the program does not fit or the chip is unknown.
       effort: of the compiler, "low" or "full".
-      compiler: its package and version.
-      from_cache: whether it was compiled before.
+      compiler: package and version of the compiler.
+      from_cache: whether the program was compiled before.
     """
 
     stage_name: str
@@ -48,21 +49,21 @@ class Plan:
 
     @property
     def needed(self) -> float | None:
-        """Bytes that it needs: the peak and its own code."""
+        """Bytes that the program needs: peak memory and code; None if unknown."""
         if self.facts.peak_bytes is None:
             return self.facts.needed_bytes
         return self.facts.peak_bytes + self.facts.code_bytes
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits; None if the memory of the chip is unknown."""
+        """Whether the program fits; None if the memory of the chip is unknown."""
         if self.facts.too_large:
             return False
         return None if self.hbm is None else self.needed <= self.hbm
 
     @property
     def padding_bytes(self) -> int | None:
-        """What the arguments take beyond their numbers."""
+        """Bytes of padding in the arguments."""
         facts = self.facts
         if facts.argument_bytes is None:
             return None
@@ -70,7 +71,7 @@ class Plan:
 
     @property
     def images_per_second(self) -> float | None:
-        """Pictures that a run of the program takes or makes, over its estimated time."""
+        """Pictures per second: those of one run over its estimated time."""
         return self.facts.rows / self.estimate.seconds if self.estimate else None
 
     @property
@@ -90,12 +91,23 @@ def make_plan(
     *,
     effort: str,
     efficiency: float = EFFICIENCY,
-    tell: Callable[[str], None] = lambda line: None,
+    print_line: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """Compiles a program, or takes it from the cache, and reads it.
+    """Compiles a program, or reads it from the cache, and estimates its time.
+
+    Args:
+      program: "train" or "sample".
+      config: the cascade.
+      name: of the stage.
+      text_dim: width D of the text encoder.
+      topology: the slice.
+      effort: of the compiler, "low" or "full".
+      efficiency: see `estimate.EFFICIENCY`.
+      print_line: called with a line before a compilation.
 
     Raises:
-      UserError: settings that do not fit each other or the devices; the compiler is missing.
+      UserError: the settings contradict each other or do not fit the devices, or the compiler is
+        not installed.
     """
     key = cache.plan_key(program, config, name, text_dim, topology, effort)
     found = cache.load(key)
@@ -104,7 +116,7 @@ def make_plan(
         program_key = cache.program_key(lowered, topology, effort)
         found = cache.load(program_key)
         if found is None:
-            tell(f"compiling the {program} program of {name} for {topology.name} ...")
+            print_line(f"compiling the {program} program of {name} for {topology.name} ...")
             compiled = compile_program(facts, lowered, topology, effort)
             cache.store(program_key, *compiled)
         cache.store(key, *(found or compiled))
@@ -134,7 +146,7 @@ def make_plan(
 
 
 def to_json_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data; bytes are of one chip, FLOPs of all."""
+    """The plan as plain JSON values; bytes are per chip, FLOPs of all chips."""
     facts, traffic = plan.facts, plan.traffic
     return {
         "stage": plan.stage_name,
@@ -193,8 +205,8 @@ def describe(plan: Plan) -> str:
     lines += _verdict_lines(plan)
     if plan.effort == "low" and topology.version:
         lines.append(
-            "  note         low effort compiles several times faster; memory may be up to 30 % "
-            "off that of a real run (--effort=full)"
+            "  note         low effort compiles several times faster; memory may differ by up to "
+            "30 % from that of a real run (--effort=full)"
         )
     return "\n".join(lines)
 
@@ -227,16 +239,14 @@ def _memory_lines(plan: Plan) -> list[str]:
 
 
 def _collective_lines(traffic: Traffic) -> list[str]:
-    lines = ["  collectives  count and bytes that a chip sends in a run"]
+    lines = ["  collectives  number, and bytes that a chip sends in a run"]
     for collective in traffic.collectives:
         kind = "to other slices" if collective.kind == SEND else collective.kind
         lines.append(f"    {kind:<20}{collective.count:>8,}{human_bytes(collective.bytes):>14}")
     if not traffic.collectives:
         lines.append("    none")
     if traffic.unknown_loops:
-        lines.append(
-            f"    {traffic.unknown_loops} loop(s) of unknown length counted as if run once"
-        )
+        lines.append(f"    {traffic.unknown_loops} loop(s) of unknown length, counted once")
     return lines
 
 
@@ -251,7 +261,7 @@ def _time_lines(plan: Plan) -> list[str]:
     if plan.traffic is None:
         return lines
     if expected is None:
-        return [*lines, "  time         unknown: nothing is known of the speed of this device"]
+        return [*lines, "  time         unknown: the speed of this device is not in the table"]
     chip = plan.topology.chip
     network = f"{plan.topology.ici_bandwidth / 1e9:,.0f} GB/s within a slice"
     if plan.topology.num_slices > 1:
@@ -275,20 +285,20 @@ def _time_lines(plan: Plan) -> list[str]:
 
 def _verdict_lines(plan: Plan) -> list[str]:
     if plan.fits is None:
-        return ["  fits         unknown: nothing is known of the memory of this device"]
+        return ["  fits         unknown: the memory of this device is unknown"]
     if plan.fits:
         return ["  fits         yes"]
     return ["  fits         NO. What helps:", *(f"    - {line}" for line in remedies(plan))]
 
 
 def remedies(plan: Plan) -> list[str]:
-    """What to change when a plan does not fit, the cheapest first."""
+    """Changes that make a plan fit, the cheapest first."""
     mesh, stage = plan.facts.mesh, f"--config.stages.{plan.stage_name}"
     lines = []
     state_share = plan.facts.state_bytes / plan.hbm if plan.hbm else 0
     if mesh["data"] > 1 and state_share > 0.1:
         lines.append(
-            f"cut the state further: a larger --config.mesh.fsdp (now {mesh['fsdp']}; the state "
+            f"shard the state further: a larger --config.mesh.fsdp (now {mesh['fsdp']}; the state "
             f"takes {state_share:.0%} of a chip)"
         )
     if plan.facts.program == TRAIN:
@@ -296,7 +306,7 @@ def remedies(plan: Plan) -> list[str]:
         if any(model.remat_of(level) != "full" for level in range(len(model.channels))):
             policies = ",".join(["'full'"] * len(model.channels))
             lines.append(
-                f'compute activations again instead of keeping them: {stage}.model.remat="'
+                f'recompute activations instead of keeping them: {stage}.model.remat="'
                 f'({policies},)"'
             )
         rows = plan.facts.rows // (mesh["data"] * mesh["fsdp"] * train.accumulate)

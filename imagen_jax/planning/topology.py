@@ -1,4 +1,4 @@
-"""The slices that a program can be planned for: names, chips and what is known of them."""
+"""The slices that a program can be planned for: their names, chips and networks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from imagen_jax.parallel.mesh import memory_of
 
 LOCAL = "local"
 
-# A slice has the links that close a ring along an axis where that axis is this long (a cube of 64
-# chips in v4 and v5p, a whole pod in v5e and v6e).
+# Length of an axis from which a slice has the links that close it to a ring (a cube of 64 chips in
+# v4 and v5p, a whole pod in v5e and v6e).
 _RING = {"v4": 4, "v5e": 16, "v5p": 4, "v6e": 16}
 _DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 # Chips whose two cores are one device.
@@ -26,14 +26,14 @@ _MEGACORE = ("v4", "v5p")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """Chips and how they are joined.
+    """Chips and their network.
 
     Attributes:
-      name: as the user writes it.
-      chip: what each is; None if nothing is known of the local device.
-      version: of the TPU, "" for local devices.
-      shape: chips of a slice along each axis of its network.
-      num_slices: slices.
+      name: as the user writes it, such as "v5e:8x8".
+      chip: the kind of chip; None if the local device is unknown.
+      version: of the TPU, such as "v5e"; "" for local devices.
+      shape: number of chips of a slice along each axis of its network.
+      num_slices: number of slices.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Topology:
 
     @property
     def num_chips(self) -> int:
-        """Chips of all slices."""
+        """Number of chips of all slices."""
         return math.prod(self.shape) * self.num_slices
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Whether the network is closed to a ring along each axis."""
+        """For each axis, whether its links form a ring."""
         if not self.version:
             return (False,) * len(self.shape)
         unit = _RING[self.version]
@@ -59,9 +59,9 @@ class Topology:
 
     @property
     def ici_bandwidth(self) -> float:
-        """Bytes/s that each chip of a slice sends when all take part in one collective.
+        """Bytes/s that each chip of a slice can send in a collective of all chips.
 
-        Two links along each axis that is a ring; one along an open one, whose ends limit it.
+        A ring gives two links; an open axis gives one, limited by its ends.
         """
         if self.chip is None:
             return math.inf
@@ -74,17 +74,17 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """A `Topology` from "v5e:8x8", "v4:4x4x8", "v5e:16x16*2" (two slices) or "local".
+    """Parses "v5e:8x8", "v4:4x4x8", "v5e:16x16*2" (two slices) or "local".
 
     Raises:
-      UserError: an unknown version, or a shape that does not fit it.
+      UserError: an unknown version, or a shape that the version does not have.
     """
     if text == LOCAL:
         return _local()
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
     if not match:
         raise UserError(
-            f"--topology={text} is not understood: write a version and the chips along each axis, "
+            f"--topology={text} is not valid: write a version and the chips along each axis, "
             f"for example v5e:8x8, v4:4x4x8, v5e:16x16*2 for two slices, or local"
         )
     version, shape_text, slices = match.groups()
@@ -111,7 +111,7 @@ def _local() -> Topology:
     devices = jax.devices()
     chip = chip_of(devices[0].device_kind)
     if chip is not None:
-        # What the runtime will really give out, if it says.
+        # The memory that the runtime reports, if it does.
         chip = dataclasses.replace(
             chip, kind=devices[0].device_kind, hbm=float(memory_of(devices[0]))
         )
@@ -121,10 +121,10 @@ def _local() -> Topology:
 
 
 def compiler_version(topology: Topology) -> str:
-    """Of the package that compiles for these chips.
+    """The version of the package that compiles for these chips.
 
     Raises:
-      UserError: it is not installed.
+      UserError: the package is not installed.
     """
     if not topology.version:
         return importlib.metadata.version("jaxlib")
@@ -137,10 +137,10 @@ def compiler_version(topology: Topology) -> str:
 
 
 def devices_of(topology: Topology) -> list[jax.Device]:
-    """The local devices, or descriptions of devices that a program can be compiled for.
+    """The local devices, or descriptions of devices to compile for.
 
     Raises:
-      UserError: the compiler does not know a slice of this shape.
+      UserError: the compiler does not support a slice of this shape.
     """
     if not topology.version:
         return list(jax.devices())
@@ -162,6 +162,6 @@ def devices_of(topology: Topology) -> list[jax.Device]:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})"
+            f"--topology={topology.name}: the TPU compiler does not support this slice ({reason})"
         ) from error
     return list(description.devices)

@@ -1,9 +1,9 @@
-"""Cleaning of captions before the tokenizer: none, or what the DeepFloyd IF weights were fed with.
+"""Cleaning of captions before the tokenizer: none, or that of the DeepFloyd IF weights.
 
-The IF cleaner lower-cases and takes out what web pages leave in alt texts: addresses, markup, file
-names, article numbers, shop phrases. It is applied twice, as there: its own output may hold new
-matches. Its rules are lists of regular expressions in an order that matters; the reference is
-`IFPipeline._clean_caption` of diffusers, with which the tests compare.
+The IF cleaner lower-cases captions and removes what web pages leave in alt texts: addresses,
+markup, file names, article numbers, shop phrases. It is applied twice, as in DeepFloyd IF, since
+its output may hold new matches. Its rules are lists of regular expressions whose order matters. The
+reference is `IFPipeline._clean_caption` of diffusers, with which the tests compare.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Callable
 from imagen_jax.config import CLEANINGS
 from imagen_jax.errors import UserError
 
-# Recorded in manifests; to be raised when a rule changes.
+# Recorded in manifests; raise the number when a rule changes.
 _VERSIONS = {"none": "none", "if": "if-1"}
 
 _DOMAINS = "com|co|ru|net|org|edu|gov|it"
 _FILES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
-# From CJK strokes to the unified ideographs, the blocks between them included.
+# From CJK strokes to the unified ideographs, with the blocks between them.
 _IDEOGRAPHS = "\u31c0-\u9fff"
 _DASHES = (
     "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
@@ -46,7 +46,7 @@ _AFTER_MARKUP = (
     "&amp",
     (r"\d{1,3}(?:\.\d{1,3}){3}", " "),  # IP addresses
     r"\d:\d\d\s+$",
-    (r"\\n", " "),  # a line feed that was written out
+    (r"\\n", " "),  # a line feed as two characters
     r"#\d{1,3}\b",
     r"#\d{5,}\b",
     r"\b\d{6,}\b",
@@ -86,7 +86,7 @@ def version(name: str) -> str:
 
 
 def clean(caption: str, name: str) -> str:
-    """The caption as the encoder is to see it.
+    """The cleaned caption.
 
     Args:
       caption: any text.
@@ -105,7 +105,7 @@ def _clean_once(caption: str) -> str:
     caption = urllib.parse.unquote_plus(caption).strip().lower()
     caption = markup_text(_apply(_BEFORE_MARKUP, caption))
     caption = _apply(_AFTER_MARKUP, caption)
-    # Words joined into one, as in file names; a few hyphens are ordinary.
+    # More than a few hyphens or underscores join words as in file names.
     if len(_WORD_JOINERS.findall(caption)) > 3:
         caption = _WORD_JOINERS.sub(" ", caption)
     caption = html.unescape(html.unescape(fix_text(caption)))
@@ -113,7 +113,7 @@ def _clean_once(caption: str) -> str:
 
 
 def _apply(rules: tuple[str | tuple[str, str], ...], text: str) -> str:
-    """Replaces all matches of each pattern in turn; a pattern alone is deleted."""
+    """Replaces all matches of each pattern in turn; matches of a plain pattern are deleted."""
     for rule in rules:
         pattern, replacement = (rule, "") if isinstance(rule, str) else rule
         text = re.sub(pattern, replacement, text)
@@ -122,7 +122,7 @@ def _apply(rules: tuple[str | tuple[str, str], ...], text: str) -> str:
 
 @functools.cache
 def _libraries() -> tuple[Callable[[str], str], Callable[[str], str]]:
-    """The visible text of markup, and the repair of wrongly decoded characters."""
+    """Two functions: the visible text of markup, and the repair of wrongly decoded characters."""
     try:
         import bs4
         import ftfy

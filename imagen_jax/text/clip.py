@@ -1,8 +1,8 @@
-"""The text tower of CLIP in Linen, as Imagen compares it with T5: states of the layer before last.
+"""The text tower of CLIP in Linen: the states of its penultimate layer, as Imagen uses them.
 
 Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4, and the released checkpoints: learned
-positions, causal attention, LayerNorm before each sub-layer. Imagen (section 4.4) takes the
-penultimate layer, so the last one and the final norm are neither run nor loaded.
+positions, causal attention, LayerNorm before each sub-layer. Imagen (section 4.4) compares T5 with
+the penultimate layer, so the last layer and the final norm are neither run nor loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from imagen_jax.errors import UserError
 from imagen_jax.text import hf_files
-from imagen_jax.text.hf_files import Leaf
+from imagen_jax.text.hf_files import Leaf, single_leaf, stacked_leaf
 from imagen_jax.types import Array, Params
 
 MODEL_TYPES = ("clip", "clip_text_model")
@@ -27,7 +27,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
-# What a directory may hold beside the text tower's tensors that are read.
+# Other tensors that a directory may hold beside those of the text tower.
 _IGNORED = re.compile(
     r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|.*position_ids$|"
     r"(text_model\.)?final_layer_norm\."
@@ -39,8 +39,8 @@ class ClipConfig:
     """Shape of a text tower; the defaults are those of Hugging Face's `CLIPTextConfig`.
 
     Attributes:
-      num_layers: of the checkpoint; one less is run.
-      max_positions: a caption has at most so many tokens.
+      num_layers: of the checkpoint; the last one is not run.
+      max_positions: maximum number of tokens of a caption.
       activation: "quick_gelu" or "gelu".
       dtype: compute dtype of the matrix products, "float32" or "bfloat16"; the residual stream,
         norms and softmax are float32.
@@ -71,7 +71,7 @@ class ClipEncoder(nn.Module):
           mask: `[B, L]` bool, True where a token is valid.
 
         Returns:
-          `[B, L, D]` float32 states of the layer before last; those of padding have no meaning.
+          `[B, L, D]` float32 states of the penultimate layer; those of padding are meaningless.
         """
         c = self.config
         length = ids.shape[1]
@@ -100,7 +100,7 @@ class ClipBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, visible: Array) -> tuple[Array, None]:
-        """x `[B, L, D]` f32, visible `[B, L, L]` bool (query, key)."""
+        """x `[B, L, D]` f32, visible `[B, L, L]` bool (query, key); returns f32 `[B, L, D]`."""
         c = self.config
         heads = (c.num_heads, c.d_model // c.num_heads)
 
@@ -129,15 +129,15 @@ class ClipBlock(nn.Module):
 
 
 def read_config(values: dict[str, Any], path: Path, dtype: str) -> ClipConfig:
-    """The ClipConfig of a `config.json`, of a text tower or of a whole CLIP.
+    """The ClipConfig of a `config.json` of a text tower or of a whole CLIP.
 
     Args:
-      values: its content.
+      values: content of the file.
       path: of the file, for messages.
       dtype: of the matrix products.
 
     Raises:
-      UserError: an activation that is not known.
+      UserError: the activation is unknown.
     """
     if values["model_type"] == "clip":
         values = values.get("text_config") or {}
@@ -157,20 +157,20 @@ def read_config(values: dict[str, Any], path: Path, dtype: str) -> ClipConfig:
     if config.activation not in _ACTIVATIONS:
         raise UserError(
             f"{path} has hidden_act {config.activation!r}: only "
-            f"{' and '.join(_ACTIVATIONS)} are known."
+            f"{' and '.join(_ACTIVATIONS)} are supported."
         )
     return config
 
 
 def abstract_params(config: ClipConfig, dtype: str) -> Params:
-    """Shapes and dtypes of what `load_params` reads."""
+    """Shapes and dtypes of the parameters that `load_params` reads."""
     return hf_files.abstract_params(_leaves(config, ""), dtype)
 
 
 def load_params(
     directory: Path, config: ClipConfig, dtype: str = "float32", shardings: Params | None = None
 ) -> Params:
-    """Reads the text tower's parameters; as `t5_load.load_params`, with the same errors."""
+    """Reads the parameters of the text tower; arguments and errors as of `t5_load.load_params`."""
     with hf_files.open_tensors(directory) as files:
         # transformers 5 writes a text tower alone without this part of the names.
         prefix = "text_model." if any(key.startswith("text_model.") for key in files) else ""
@@ -206,12 +206,17 @@ def _leaves(config: ClipConfig, prefix: str) -> list[Leaf]:
         ("embedding", "token_embedding", (c.vocab_size, c.d_model)),
         ("positions", "position_embedding", (c.max_positions, c.d_model)),
     )
-    leaves = [
-        Leaf((ours,), (f"{prefix}embeddings.{theirs}.weight",), shape, shape, False, False)
-        for ours, theirs, shape in single
+    return [
+        *(
+            single_leaf(ours, f"{prefix}embeddings.{theirs}.weight", shape)
+            for ours, theirs, shape in single
+        ),
+        *(
+            stacked_leaf(
+                f"blocks/{path}",
+                [f"{prefix}encoder.layers.{i}.{name}" for i in range(c.num_layers - 1)],
+                *shapes,
+            )
+            for path, name, *shapes in layer
+        ),
     ]
-    for path, name, file_shape, shape in layer:
-        keys = tuple(f"{prefix}encoder.layers.{i}.{name}" for i in range(c.num_layers - 1))
-        full_path = ("blocks", *path.split("/"))
-        leaves.append(Leaf(full_path, keys, file_shape, shape, True, len(file_shape) == 2))
-    return leaves

@@ -1,8 +1,8 @@
-"""Embeddings of captions on disk: what training reads instead of running the encoder.
+"""Embeddings of captions on disk, which training reads instead of running the encoder.
 
-A record store whose records are single captions, found by the text itself: an embedding can never
-be taken for that of another caption, whatever happens to the order of the data. Embeddings are
-ragged (true token length), in float32, bfloat16, or int8 with a scale for each token.
+A record store with one record per caption. A record is found by the hash of its caption, so the
+order of the data may change without mixing up embeddings. Embeddings are ragged (without padding),
+in float32, bfloat16, or int8 with a scale for each token.
 
 The last record of a shard is the table of its captions' hashes, in the order of its records.
 """
@@ -25,7 +25,7 @@ from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
 from imagen_jax.stores.store import RecordError, RecordStore
 from imagen_jax.text import cleaning
-from imagen_jax.text.encoder import identify, is_here
+from imagen_jax.text.encoder import identify, is_local
 from imagen_jax.types import Array, TextCond
 
 KIND = "text embeddings"
@@ -39,15 +39,15 @@ _TABLE = b"caption hashes of this shard\n"
 
 
 def caption_key(caption: str) -> bytes:
-    """What a caption is found by: 128 bits of its hash."""
+    """The key of a caption: 128 bits of its hash."""
     return hashlib.blake2b(caption.encode("utf-8", "replace"), digest_size=KEY_BYTES).digest()
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def pack(tokens: Array, dtype: str) -> tuple[Array, Array]:
-    """Tokens `[B, L, D]` f32 in a store's dtype, and scales `[B, L]` f32 (1 but for int8).
+    """Converts tokens `[B, L, D]` f32 to a store's dtype, with scales `[B, L]` f32.
 
-    int8 is symmetric, with the largest magnitude of a token at 127.
+    int8 is symmetric, with the largest magnitude of a token at 127. Other dtypes have scales of 1.
     """
     if dtype != "int8":
         return tokens.astype(dtype), jnp.ones(tokens.shape[:2])
@@ -60,14 +60,14 @@ def pack(tokens: Array, dtype: str) -> tuple[Array, Array]:
 def unpack(
     values: Array, scales: Array, mask: Array, sharding: NamedSharding | None = None
 ) -> TextCond:
-    """The inverse of `pack` up to its rounding, 0 where `mask` `[B, L]` is False."""
+    """The inverse of `pack` up to rounding; 0 where `mask` `[B, L]` is False."""
     tokens = values.astype(jnp.float32) * scales[:, :, None]
     text = TextCond(tokens=jnp.where(mask[:, :, None], tokens, 0.0), mask=mask)
     return text if sharding is None else jax.lax.with_sharding_constraint(text, sharding)
 
 
 def to_record(caption: str, values: np.ndarray, scales: np.ndarray) -> bytes:
-    """One caption: its key, `[n, D]` values and, if they are int8, `[n]` f32 scales."""
+    """The record of a caption: its key, `[n, D]` values and, for int8, `[n]` f32 scales."""
     parts = [_HEADER.pack(caption_key(caption), len(values)), np.ascontiguousarray(values)]
     if values.dtype == np.int8:
         parts.insert(1, np.ascontiguousarray(scales, "<f4"))
@@ -75,7 +75,7 @@ def to_record(caption: str, values: np.ndarray, scales: np.ndarray) -> bytes:
 
 
 def from_record(record: bytes, dtype: str, dim: int) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """Key, `[n, D]` values and `[n]` scales of a record. Raises ValueError for another size."""
+    """Key, `[n, D]` values and `[n]` scales of a record. Raises ValueError for a wrong size."""
     key, length = _HEADER.unpack_from(record)
     start, scales = _HEADER.size, np.ones(length, np.float32)
     if dtype == "int8":
@@ -100,9 +100,9 @@ class StoredText:
       directory: made by `python -m imagen_jax.cli.encode_text`.
 
     Attributes:
-      meta: what the store was made from and how.
+      meta: the source, encoder and settings that the store was made with.
       dtype: of the stored values.
-      dim, max_length, identity, tokenizer_hash: of the encoder that made it.
+      dim, max_length, identity, tokenizer_hash: of the encoder, see `TextSource`.
 
     Raises:
       UserError: there is no complete store of embeddings, or its hashes cannot be read.
@@ -113,7 +113,10 @@ class StoredText:
         self.directory = directory
         self.meta = self._store.manifest.meta
         if self.meta.get("kind") != KIND:
-            raise UserError(f"data.embeddings={directory} is a store of something else")
+            raise UserError(
+                f"data.embeddings={directory} does not hold {KIND}: make such a store with "
+                "python -m imagen_jax.cli.encode_text"
+            )
         self.dtype, self.dim = self.meta["dtype"], self.meta["dim"]
         self.max_length = self.meta["max_length"]
         self.identity = self.meta["encoder_identity"]
@@ -121,11 +124,11 @@ class StoredText:
         self._keys, self._places = self._read_tables()
 
     def __len__(self) -> int:
-        """Captions, some of them twice if they stand in several shards."""
+        """Number of stored captions; a caption of several shards counts several times."""
         return len(self._places)
 
     def _read_tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """All keys `[N, 2]` u64 sorted by their first half, and the record of each `[N]`."""
+        """All keys `[N, 2]` u64, sorted by their first half, and the record index of each `[N]`."""
         keys, places, start = [], [], 0
         for shard in self._store.manifest.shards:
             table = self._read(start + shard.count - 1)
@@ -144,7 +147,7 @@ class StoredText:
         """A caption's values `[n, D]` and scales `[n]`.
 
         Raises:
-          UserError: the store does not have it, or cannot be read there.
+          UserError: the store does not have the caption, or its record cannot be read.
         """
         key = caption_key(caption)
         first, second = np.frombuffer(key, "<u8")
@@ -168,7 +171,7 @@ class StoredText:
         except (ValueError, struct.error) as error:
             raise self._damaged(f"record {place}: {error}") from error
         if found != key or len(values) > self.max_length:
-            raise self._damaged(f"record {place} is of another caption than its table says")
+            raise self._damaged(f"record {place} is not of the caption in the shard's table")
         return values, scales
 
     def _read(self, index: int) -> bytes:
@@ -188,7 +191,7 @@ class StoredText:
         """Padded values `[B, L, D]` in the store's dtype, scales `[B, L]` and mask `[B, L]`."""
         shape = (len(captions), self.max_length)
         dtype = jnp.dtype(self.dtype)
-        # Filled as integers: numpy handles bfloat16 number by number, six times slower.
+        # Filled as integers: numpy copies bfloat16 element by element, six times slower.
         bits = np.zeros((*shape, self.dim), f"u{dtype.itemsize}")
         scales, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
         for row, caption in enumerate(captions):
@@ -203,17 +206,17 @@ class StoredText:
         prepared: tuple[np.ndarray, np.ndarray, np.ndarray],
         place: Callable[[np.ndarray], Array] = jnp.asarray,
     ) -> TextCond:
-        """Moves what `prepare` returned to the devices, in the store's dtype; then f32."""
+        """Moves the result of `prepare` to the devices in the store's dtype, then unpacks it."""
         values, scales, mask = map(place, prepared)
         sharding = mask.sharding if isinstance(mask.sharding, NamedSharding) else None
         return unpack(values, scales, mask, sharding)
 
 
-# --- what must agree --------------------------------------------------------------------------
+# --- agreement of store and configuration -----------------------------------------------------
 
 
 def encoder_meta(config: TextConfig, identity: str, tokenizer_hash: str) -> dict[str, Any]:
-    """The part of a manifest that says what the numbers depend on."""
+    """The part of a manifest that must agree with the configuration of a run."""
     return {
         "kind": KIND,
         "encoder_identity": identity,
@@ -224,21 +227,21 @@ def encoder_meta(config: TextConfig, identity: str, tokenizer_hash: str) -> dict
 
 
 def open_store(directory: str, config: TextConfig, mesh: Mesh | None = None) -> StoredText:
-    """Opens a store for training with the encoder that the configuration names.
+    """Opens a store for training with the encoder of the configuration.
 
-    Where the encoder's directory is not on this machine, the store's word is taken for it.
+    If the encoder's files are not local, its hashes are not compared.
 
     Args:
       directory: the store.
       config: of the encoder.
-      mesh: of the job; its first process compares for all.
+      mesh: of the job; its first process hashes the encoder for all.
 
     Raises:
       UserError: shows each difference between the store and the configuration; see `StoredText`.
     """
     store = StoredText(directory)
     identity, tokenizer_hash = store.identity, store.tokenizer_hash
-    if is_here(config):
+    if is_local(config):
         identity, tokenizer_hash = identify(config, mesh)
     expected = encoder_meta(config, identity, tokenizer_hash)
     names = {
@@ -266,13 +269,13 @@ def check_covers(text: Any, split: str, needed: int, why: str) -> None:
     """Refuses a store that was made from fewer items than a run will read.
 
     Args:
-      text: the run's `TextSource`; only a `StoredText` can have too little.
+      text: the run's `TextSource`; only a `StoredText` is checked.
       split: "train" or "held_out".
-      needed: items from the start of the split.
-      why: what needs them, for the message.
+      needed: number of items, from the start of the split, that the run reads.
+      why: subject and verb of the message, which goes on with `needed`.
 
     Raises:
-      UserError: names both numbers.
+      UserError: the store has fewer items.
     """
     if not isinstance(text, StoredText):
         return
@@ -280,7 +283,7 @@ def check_covers(text: Any, split: str, needed: int, why: str) -> None:
     if have < needed:
         raise UserError(
             f"data.embeddings={text.directory} was made from {have:,} items of the {split} split, "
-            f"and {why} {needed:,}: encode again into another directory"
+            f"but {why} {needed:,}: encode again into another directory"
             + (f" with --num_items={needed}" if split == "train" else "")
         )
 

@@ -1,8 +1,7 @@
 """Encodes all captions of a data source into an embedding store.
 
-Every process works alone, with the encoder on its own devices, on the shards that it owns: nothing
-is exchanged, so any number of processes may start, die and start again at any time, and the store
-that comes out is the same.
+Each process encodes its own shards, with the encoder on its own devices. Processes exchange
+nothing, so any number of them may be started, killed and restarted, and the store is the same.
 """
 
 from __future__ import annotations
@@ -28,19 +27,20 @@ from imagen_jax.text.embedding_store import DTYPES, encoder_meta, pack, to_recor
 from imagen_jax.text.encoder import TextEncoder
 from imagen_jax.types import Array
 
-# Batches that the devices are given ahead of the one that is fetched from them.
+# Batches on the devices ahead of the one whose result is fetched.
 _AHEAD = 2
-_SHORTEST = 16
+# Smallest number of tokens of a batch by length.
+_MIN_LENGTH = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionSet:
-    """The captions of a data set: items of the training split, then held-out ones.
+    """The captions of a data set: of items of the training split, then of held-out items.
 
     Attributes:
       name: of the source, for the manifest.
-      train, held_out: the sources.
-      num_train, num_held_out: items of each, from their starts.
+      train, held_out: the sources of the two splits.
+      num_train, num_held_out: number of items of each, from the start.
     """
 
     name: str
@@ -53,7 +53,10 @@ class CaptionSet:
         return self.num_train + self.num_held_out
 
     def captions(self, start: int, stop: int, notes: collections.Counter[str]) -> list[str]:
-        """The captions of the items [start, stop), each once, in order."""
+        """The distinct captions of the items [start, stop), in order.
+
+        Adds the numbers of unreadable items and of repeated captions to `notes`.
+        """
         found: dict[str, None] = {}
         for index in range(start, stop):
             held_out = index >= self.num_train
@@ -88,28 +91,28 @@ def encode_captions(
     process_count: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Writes the shards of this process that are missing; see `data.store_writer.write_shards`.
+    """Writes the missing shards of this process; see `stores.writer.write_shards`.
 
     Args:
       directory: of the store.
-      captions: what to encode.
+      captions: the captions to encode.
       encoder: on `mesh`.
       config: of the encoder, recorded in the manifest.
       mesh: of this process's devices.
-      dtype: what is stored: "float32", "bfloat16" or "int8".
-      batch_size: captions a batch, over the mesh.
-      shard_size: items a shard.
-      by_length: batch captions of like length, cut to powers of two of tokens: several times
+      dtype: of the stored values: "float32", "bfloat16" or "int8".
+      batch_size: captions per batch, over the mesh.
+      shard_size: items per shard.
+      by_length: batch captions of similar length, padded to a power of two of tokens: several times
         faster. The embeddings then differ by rounding from those at full length.
-      process_index, process_count: this process, of how many.
-      progress: called with the items done and all, of this process.
+      process_index, process_count: index of this process and number of processes.
+      progress: called with the number of done items and of all items of this process.
 
     Returns:
-      The manifest, or None while other processes have shards to make.
+      The manifest, or None while shards of other processes are missing.
 
     Raises:
       UserError: an unknown dtype, a batch that does not divide over the mesh, an encoder that
-        gives values that are not finite, another store in the directory, a full disk.
+        gives values that are not finite, another store in the directory, or a full disk.
     """
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} must be one of {', '.join(DTYPES)}")
@@ -126,7 +129,7 @@ def encode_captions(
         "source": captions.name,
         "train_items": captions.num_train,
         "held_out_items": captions.num_held_out,
-        # The last bits depend on the shapes of what is computed together.
+        # The last bits of a sum depend on the shape of the batch.
         "batch_size": batch_size,
         "by_length": by_length,
     }
@@ -165,10 +168,10 @@ def _encode(
     notes: collections.Counter[str],
     advance: Callable[[int], None],
 ) -> Iterator[bytes]:
-    """The records of the captions, in their order; `advance(n)` when n of them are encoded."""
+    """The records of the captions, in order; calls `advance(n)` when n of them are encoded."""
     order: Sequence[int] = range(len(texts))
     if by_length:
-        # The number of letters comes close to that of tokens, and costs nothing.
+        # The number of letters is close to that of tokens, and free.
         order = sorted(order, key=lambda index: (len(texts[index]), index))
     waiting: collections.deque[tuple[Sequence[int], np.ndarray, tuple[Array, Array]]]
     waiting = collections.deque()
@@ -196,7 +199,7 @@ def _encode(
         ids, mask = encoder.prepare(filled)
         if by_length:
             longest = int(mask.sum(axis=1).max())
-            length = _SHORTEST
+            length = _MIN_LENGTH
             while length < longest:
                 length *= 2
             ids, mask = ids[:, :length], mask[:, :length]
@@ -219,7 +222,7 @@ def _finite(values: np.ndarray) -> bool:
 
 
 class _Progress:
-    """Passes on what is done, within a shard too."""
+    """Reports finished items, also within a shard."""
 
     def __init__(self, progress: Callable[[int, int], None] | None):
         self._progress = progress
@@ -235,7 +238,7 @@ class _Progress:
 
 
 def describe(manifest: Manifest) -> str:
-    """What a complete store holds, in lines to print."""
+    """The contents of a complete store, in lines to print."""
     notes, meta = manifest.notes, manifest.meta
     size = sum(shard.size for shard in manifest.shards)
     captions, tokens = max(notes["captions"], 1), notes["tokens"]
@@ -244,8 +247,8 @@ def describe(manifest: Manifest) -> str:
     lines = [
         f"{notes['captions']:,} captions of {len_items(meta):,} items, "
         f"{tokens / captions:.1f} tokens each, {meta['dim']} wide, {meta['dtype']}",
-        f"{size:,} bytes, {size / captions:,.0f} a caption; padded to {meta['max_length']} "
-        f"tokens they would be {padded:,} a caption ({padded * captions / size:.1f} times)",
+        f"{size:,} bytes, {size / captions:,.0f} per caption; padded to {meta['max_length']} "
+        f"tokens it would be {padded:,} per caption ({padded * captions / size:.1f} times)",
     ]
     for key in ("repeated captions", "cut captions", "unreadable items"):
         if notes.get(key):
@@ -254,5 +257,5 @@ def describe(manifest: Manifest) -> str:
 
 
 def len_items(meta: dict[str, Any]) -> int:
-    """Items that a store was made from."""
+    """Number of items that a store was made from."""
     return meta["train_items"] + meta["held_out_items"]

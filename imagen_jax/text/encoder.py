@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
+from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.sharding import frozen_shardings
 from imagen_jax.text import cleaning, clip, hf_files, t5_load
 from imagen_jax.text.clip import ClipConfig, ClipEncoder
@@ -30,11 +31,11 @@ EncoderConfig = T5Config | ClipConfig
 
 
 class TextSource(Protocol):
-    """What training asks for text: an encoder, or a store of what one has encoded.
+    """What gives training its text embeddings: an encoder, or a store of its embeddings.
 
     Attributes:
       dim: width D of the tokens.
-      max_length: tokens L a caption is cut to.
+      max_length: tokens L to which a caption is truncated.
       identity: hash of weights and architecture; embeddings of different identities do not mix.
       tokenizer_hash: hash of the tokenizer's file.
     """
@@ -45,16 +46,18 @@ class TextSource(Protocol):
     tokenizer_hash: str
 
     def prepare(self, captions: Sequence[str]) -> Any:
-        """The part of the work that needs no accelerator; may run in a thread."""
+        """Does the part of the work that needs no accelerator; may run in a thread."""
         ...
 
     def embed(self, prepared: Any, place: Callable[[np.ndarray], Array] = jnp.asarray) -> TextCond:
-        """The rest: `[B, L, D]` f32 tokens, 0 where padded, and the mask `[B, L]`.
+        """Does the rest: gives `[B, L, D]` f32 tokens, 0 where padded, and the mask `[B, L]`.
+
+        All processes must call it in the same order.
 
         Args:
-          prepared: what `prepare` returned for this process's rows.
-          place: makes a global array of an array of this process's rows; the result is sharded
-            likewise. All processes call this in the same order.
+          prepared: the result of `prepare` for this process's rows.
+          place: turns an array of this process's rows into a global array; the result of `embed`
+            is sharded in the same way.
         """
         ...
 
@@ -69,8 +72,8 @@ class TextEncoder:
       config: the network's shape and compute dtype.
       identity: hash of weights and architecture; embeddings of different identities do not mix.
       tokenizer_hash: hash of the tokenizer's file.
-      max_length: tokens a caption is cut to.
-      cleaning: what is done to captions before, see `text.cleaning`.
+      max_length: tokens L to which a caption is truncated.
+      cleaning: name of the caption cleaner, see `text.cleaning`.
     """
 
     tokenizer: Tokenizer
@@ -89,7 +92,7 @@ class TextEncoder:
     def encode(self, ids: Array, mask: Array) -> TextCond:
         """Encodes ids `[B, L]` int and mask `[B, L]` bool; compiled once per shape.
 
-        Where they lie on a mesh, the tokens are sharded as they are.
+        The tokens are sharded like the ids if those are on a mesh.
         """
         ids, mask = jnp.asarray(ids), jnp.asarray(mask)
         sharding = ids.sharding if isinstance(ids.sharding, NamedSharding) else None
@@ -105,7 +108,7 @@ class TextEncoder:
         prepared: tuple[np.ndarray, np.ndarray],
         place: Callable[[np.ndarray], Array] = jnp.asarray,
     ) -> TextCond:
-        """Encodes what `prepare` returned; see `TextSource`."""
+        """Encodes the result of `prepare`; see `TextSource`."""
         return self.encode(*map(place, prepared))
 
     def encode_captions(self, captions: Sequence[str]) -> TextCond:
@@ -131,11 +134,11 @@ def encode(
       sharding: of the result (None: the compiler's choice).
 
     Returns:
-      tokens `[B, L, D]` float32 with values of the encoder's dtype, 0 where padded, and the mask.
+      Tokens `[B, L, D]` float32, rounded to the encoder's dtype, 0 where padded; and the mask.
     """
     network = T5Encoder(config) if isinstance(config, T5Config) else ClipEncoder(config)
     states = network.apply({"params": params}, ids, mask)
-    # Rounded to the encoder's dtype, so that embeddings stored in it are the same numbers.
+    # Rounded to the encoder's dtype, so that embeddings stored in that dtype are the same numbers.
     states = states.astype(config.dtype).astype(jnp.float32)
     text = TextCond(tokens=jnp.where(mask[:, :, None], states, 0.0), mask=mask)
     return text if sharding is None else jax.lax.with_sharding_constraint(text, sharding)
@@ -146,75 +149,73 @@ def load_encoder(
 ) -> TextEncoder:
     """Loads a text encoder.
 
-    In a job of several processes the directory must be the same for all of them; the first one
-    alone reads it whole, for its hash.
+    In a job of several processes all must have the same files. Only the first one hashes them.
 
     Args:
-      config: `encoder` is "embedded", the path of a Hugging Face directory, or a hub id; the
-        `model_type` of its config.json tells a T5 from a CLIP.
+      config: `encoder` is "embedded", the path of a Hugging Face directory, or a hub id. The
+        `model_type` in its config.json decides between T5 and CLIP.
       dtype: of parameters and matrix products. By default float32 for the embedded encoder and
         bfloat16 for others.
-      mesh: where the parameters go; large ones are spread over it, see
-        `parallel.sharding.frozen_shardings`. None: the default device.
+      mesh: where the parameters go; see `parallel.sharding.frozen_shardings`. None: the default
+        device.
 
     Raises:
-      UserError: the directory does not exist, a file is missing or damaged or does not fit the
-        others, or `max_length` is not positive.
+      UserError: the directory does not exist; a file is missing, damaged or does not fit the
+        others; or `max_length` is not positive.
     """
-    parts = _Parts.find(config, dtype)
-    identity = parts.identity(mesh)
+    files = _EncoderFiles.find(config, dtype)
+    identity = files.identity(mesh)
     shardings = None
     if mesh is not None:
-        abstract = parts.files.abstract_params(parts.network, parts.network.dtype)
+        abstract = files.loader.abstract_params(files.network, files.network.dtype)
         shardings = frozen_shardings(abstract, mesh)
     return TextEncoder(
-        tokenizer=parts.tokenizer,
-        params=parts.files.load_params(
-            parts.directory, parts.network, parts.network.dtype, shardings
+        tokenizer=files.tokenizer,
+        params=files.loader.load_params(
+            files.directory, files.network, files.network.dtype, shardings
         ),
-        config=parts.network,
+        config=files.network,
         identity=identity,
-        tokenizer_hash=parts.tokenizer.hash,
+        tokenizer_hash=files.tokenizer.hash,
         max_length=config.max_length,
         cleaning=config.cleaning,
     )
 
 
-def is_here(config: TextConfig) -> bool:
-    """Whether the encoder's files are on this machine, so that nothing has to be fetched."""
+def is_local(config: TextConfig) -> bool:
+    """Whether the encoder's files are in a local directory, so that nothing has to be fetched."""
     return config.encoder == EMBEDDED or Path(config.encoder).expanduser().is_dir()
 
 
 def text_dim(config: TextConfig) -> int:
-    """Width D of an encoder's tokens, without its parameters; raises as `load_encoder` does."""
-    return _Parts.find(config, None).network.d_model
+    """Width D of an encoder's tokens, without loading parameters; raises as `load_encoder`."""
+    return _EncoderFiles.find(config, None).network.d_model
 
 
 def identify(config: TextConfig, mesh: Mesh | None = None) -> tuple[str, str]:
-    """Identity and tokenizer hash of an encoder, without its parameters.
+    """Identity and tokenizer hash of an encoder, without loading parameters.
 
-    Args:
-      config, mesh: as in `load_encoder`, whose errors it raises.
+    Arguments and errors as of `load_encoder`.
     """
-    parts = _Parts.find(config, None)
-    return parts.identity(mesh), parts.tokenizer.hash
+    files = _EncoderFiles.find(config, None)
+    return files.identity(mesh), files.tokenizer.hash
 
 
 @dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What a directory says of itself, the weights aside."""
+class _EncoderFiles:
+    """The directory of an encoder, its network's config and its tokenizer."""
 
     directory: Path
     network: EncoderConfig
     tokenizer: Tokenizer
 
     @property
-    def files(self) -> ModuleType:
-        """The module that knows the names of the kind's tensors."""
+    def loader(self) -> ModuleType:
+        """The module that reads the parameters of this kind of encoder."""
         return t5_load if isinstance(self.network, T5Config) else clip
 
     @classmethod
-    def find(cls, config: TextConfig, dtype: str | None) -> _Parts:
+    def find(cls, config: TextConfig, dtype: str | None) -> _EncoderFiles:
         if config.max_length < 1:
             raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
         embedded = config.encoder == EMBEDDED
@@ -224,12 +225,12 @@ class _Parts:
         tokenizer = load_tokenizer(directory)
         if isinstance(network, ClipConfig) and config.max_length > network.max_positions:
             raise UserError(
-                f"text.max_length is {config.max_length}: the CLIP in {directory} reads at most "
+                f"text.max_length is {config.max_length}: the CLIP in {directory} takes at most "
                 f"{network.max_positions} tokens."
             )
         if tokenizer.vocab_size > network.vocab_size:
             raise UserError(
-                f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the encoder "
+                f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, but the encoder "
                 f"{network.vocab_size}: they are not of the same model."
             )
         return cls(directory, network, tokenizer)
@@ -239,11 +240,11 @@ class _Parts:
             hf_files.check_checksums(self.directory)
             return hf_files.identity(self.directory, self.network)
 
-        return compute() if mesh is None else _of_first_process(compute, mesh)
+        return compute() if mesh is None else _by_first_process(compute, mesh)
 
 
 def _read_config(directory: Path, dtype: str) -> EncoderConfig:
-    """By the kind that config.json names; other kinds are refused as not being a T5."""
+    """The config of a CLIP if config.json names one, otherwise that of a T5."""
     path = directory / "config.json"
     values = hf_files.read_json(path) if path.is_file() else {}
     if values.get("model_type") in clip.MODEL_TYPES:
@@ -251,12 +252,8 @@ def _read_config(directory: Path, dtype: str) -> EncoderConfig:
     return t5_load.read_config(directory, dtype)
 
 
-def _of_first_process(function: Callable[[], str], mesh: Mesh) -> str:
-    """A hash in hex that the first of the mesh's processes computes for all of them."""
+def _by_first_process(compute: Callable[[], str], mesh: Mesh) -> str:
+    """The result of process 0, computed there alone if the mesh spans several processes."""
     if len({device.process_index for device in mesh.devices.flat}) == 1:
-        return function()
-    from jax.experimental import multihost_utils
-
-    text = function() if jax.process_index() == 0 else "0" * 64
-    value = np.frombuffer(bytes.fromhex(text), np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(value))).hex()
+        return compute()
+    return Agreement().from_main(compute() if jax.process_index() == 0 else None)

@@ -1,4 +1,4 @@
-"""Hugging Face model directories: where they lie, their hashes, and tensors straight to shards."""
+"""Hugging Face model directories: finding them, their hashes, and loading tensors to shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from imagen_jax.types import Array, Params
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CHECKSUMS = "SHA256SUMS"
-# What a text encoder needs of a repository; the same weights may lie beside them in other formats.
+# Files of a repository that a text encoder needs. The repository may also hold the same weights in
+# other formats.
 _FILES = (
     "config.json",
     "model*.safetensors",
@@ -47,11 +48,12 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
 
     Args:
       name: a directory, or the id of a repository on the Hugging Face hub ("google/t5-v1_1-xl",
-        with "@revision" behind it for another than the main branch), which is fetched once.
+        followed by "@revision" for another branch than the main one), which is fetched once.
       more_files: patterns of files to fetch beyond those that `load_encoder` reads.
 
     Raises:
-      UserError: there is no such directory, and the hub does not have it or cannot be reached.
+      UserError: the directory does not exist, and the hub lacks the repository or cannot be
+        reached.
     """
     directory = Path(name).expanduser()
     if name and directory.is_dir():
@@ -61,12 +63,12 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
             f"text.encoder is {name!r}: neither 'embedded' nor a directory that exists nor the id "
             "of a Hugging Face repository."
         )
-    # Imported here, since it takes a second and most runs need no network.
+    # Imported here: it takes a second, and most runs need no network.
     import huggingface_hub
 
     repository, _, revision = name.partition("@")
     try:
-        # Reaches for the network; without it, what an earlier call fetched is used.
+        # Without a network it returns the files of an earlier call.
         return Path(
             huggingface_hub.snapshot_download(
                 repository, revision=revision or None, allow_patterns=[*_FILES, *more_files]
@@ -75,10 +77,9 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"text.encoder is {name!r}: there is no such directory here, and it could not be "
-            f"fetched from the Hugging Face hub ({reason[:300]}). On a machine without network, "
-            f"fetch it elsewhere with `hf download {repository} --local-dir=DIR`, copy DIR and "
-            "give its path."
+            f"text.encoder is {name!r}: there is no such directory, and the repository could not "
+            f"be fetched from the Hugging Face hub ({reason[:300]}). For a machine without network "
+            f"run `hf download {repository} --local-dir=DIR` elsewhere, copy DIR and give its path."
         ) from error
 
 
@@ -94,15 +95,15 @@ def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a directory, in a fixed order.
 
     Raises:
-      UserError: none, or one that the index names is missing.
+      UserError: there are none, or a file that the index names is missing.
     """
     index = directory / INDEX
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if not index.is_file():
         raise UserError(
-            f"{directory} holds neither {WEIGHTS} nor {INDEX}. Weights that are only there as "
-            "pytorch_model.bin have to be converted first: python -m imagen_jax.cli.convert_t5 "
+            f"{directory} holds neither {WEIGHTS} nor {INDEX}. If it holds pytorch_model.bin, "
+            "convert that first: python -m imagen_jax.cli.convert_t5 "
             f"--source={directory} --out=DIR"
         )
     names = read_json(index).get("weight_map")
@@ -120,14 +121,15 @@ def weight_files(directory: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """Where one of our parameters comes from.
+    """One parameter and its tensors in the files.
 
     Attributes:
-      path: our names from the root.
+      path: names of the parameter from the root of the tree.
       keys: names in the files; one per layer for stacked parameters.
       file_shape: of each tensor in the files.
-      shape: of each of ours, without the layer axis. Linear layers are transposed first.
-      stacked, transposed: whether there is a layer axis; whether `shape` is of the transpose.
+      shape: of the parameter without the layer axis. Linear layers are transposed first.
+      stacked: whether the parameter has a layer axis.
+      transposed: whether `shape` is that of the transposed tensor.
     """
 
     path: tuple[str, ...]
@@ -139,8 +141,21 @@ class Leaf:
 
     @property
     def full_shape(self) -> tuple[int, ...]:
-        """Ours, with the layer axis."""
+        """The shape of the parameter, with the layer axis."""
         return (len(self.keys), *self.shape) if self.stacked else self.shape
+
+
+def single_leaf(path: str, key: str, shape: tuple[int, ...]) -> Leaf:
+    """A parameter that is one tensor of the same shape; `path` is joined by "/"."""
+    return Leaf(tuple(path.split("/")), (key,), shape, shape, stacked=False, transposed=False)
+
+
+def stacked_leaf(
+    path: str, keys: Sequence[str], file_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> Leaf:
+    """A parameter of all layers; matrices are transposed, `path` is joined by "/"."""
+    transposed = len(file_shape) == 2
+    return Leaf(tuple(path.split("/")), tuple(keys), file_shape, shape, True, transposed)
 
 
 def abstract_params(leaves: Sequence[Leaf], dtype: str) -> Params:
@@ -158,19 +173,27 @@ def check_tensors(
     ignored: re.Pattern[str],
     what: str,
 ) -> None:
-    """Compares the tensors of a directory with those that are wanted by `what`, an encoder.
+    """Compares the tensors of a directory with those of the leaves.
+
+    Args:
+      directory: for messages.
+      files: of `open_tensors`.
+      leaves: the parameters to read.
+      ignored: matches the names of further tensors that the directory may hold.
+      what: the network, for messages.
 
     Raises:
-      UserError: one is missing or of another shape, or one that `ignored` does not match belongs
-        to no leaf.
+      UserError: a tensor is missing or has a wrong shape, or an unknown one is present.
     """
-    wanted = {key for leaf in leaves for key in leaf.keys}
-    if missing := sorted(wanted - files.keys()):
-        raise UserError(f"{directory}: tensor {missing[0]!r} (of {len(missing)}) is missing.")
-    strange = [key for key in files if key not in wanted and not ignored.match(key)]
-    if strange:
+    expected = {key for leaf in leaves for key in leaf.keys}
+    if missing := sorted(expected - files.keys()):
         raise UserError(
-            f"{directory}: tensor {strange[0]!r} (of {len(strange)}) does not belong to "
+            f"{directory}: tensor {missing[0]!r} is missing ({len(missing)} are missing in all)."
+        )
+    unknown = [key for key in files if key not in expected and not ignored.match(key)]
+    if unknown:
+        raise UserError(
+            f"{directory}: tensor {unknown[0]!r} ({len(unknown)} in all) does not belong to "
             f"{what}: config.json and the weights are not of the same model."
         )
     for leaf in leaves:
@@ -178,14 +201,14 @@ def check_tensors(
             shape = tuple(files[key].get_slice(key).get_shape())
             if shape != leaf.file_shape:
                 raise UserError(
-                    f"{directory}: {key!r} has shape {shape}, config.json implies "
+                    f"{directory}: {key!r} has shape {shape}, but config.json implies "
                     f"{leaf.file_shape}."
                 )
 
 
 @contextlib.contextmanager
 def open_tensors(directory: Path) -> Iterator[dict[str, Any]]:
-    """The open safetensors file of each tensor's name; nothing is read but the headers.
+    """The open safetensors file of each tensor, by name; only headers are read.
 
     Raises:
       UserError: a file is missing or damaged.
@@ -193,27 +216,27 @@ def open_tensors(directory: Path) -> Iterator[dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     with contextlib.ExitStack() as stack:
-        where: dict[str, Any] = {}
+        files: dict[str, Any] = {}
         for path in weight_files(directory):
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
-            where.update(dict.fromkeys(file.keys(), file))
-        yield where
+            files.update(dict.fromkeys(file.keys(), file))
+        yield files
 
 
 def load_params(
     files: dict[str, Any], leaves: Sequence[Leaf], dtype: str, shardings: Params | None = None
 ) -> Params:
-    """Reads parameters, of each device only its own part, one parameter after the other.
+    """Reads the parameters one after the other, for each device only its own part.
 
     Args:
       files: of `open_tensors`.
-      leaves: what to read.
-      dtype: what to convert to.
-      shardings: a tree of shardings like the result, over any number of processes (None: the
-        default device).
+      leaves: the parameters to read.
+      dtype: of the result.
+      shardings: a tree of shardings like the result, over any number of processes; None puts the
+        parameters on the default device.
     """
     params: Params = {}
     for leaf in leaves:
@@ -223,7 +246,7 @@ def load_params(
             else get(shardings, leaf.path)
         )
         value = _load_leaf(files, leaf, dtype, sharding)
-        # Copies to a device are asynchronous: without waiting, they would pile up on the host.
+        # Copies to a device are asynchronous: without waiting they would pile up on the host.
         put(params, leaf.path, jax.block_until_ready(value))
     return params
 
@@ -231,7 +254,7 @@ def load_params(
 def _load_leaf(files: dict[str, Any], leaf: Leaf, dtype: str, sharding: Sharding) -> Array:
     shape = leaf.full_shape
 
-    @functools.cache  # Several devices may hold the same part.
+    @functools.cache  # several devices may hold the same part
     def read(*bounds: tuple[int, int]) -> np.ndarray:
         layers = range(*bounds[0]) if leaf.stacked else range(1)
         part = bounds[1:] if leaf.stacked else bounds
@@ -247,8 +270,8 @@ def _load_leaf(files: dict[str, Any], leaf: Leaf, dtype: str, sharding: Sharding
 
 
 def _read_part(file: Any, leaf: Leaf, key: str, part: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The part `[start, stop)` of each of our axes, reading no more than whole heads of a file."""
-    # Axes of ours that are one axis in the file, in the order of ours: (heads, width) are one.
+    """The part `[start, stop)` of each axis of the parameter; reads at most whole heads more."""
+    # Each group of axes of the parameter is one axis in the file, such as (heads, width).
     groups, axis = [], 0
     for size in leaf.file_shape[::-1] if leaf.transposed else leaf.file_shape:
         end = axis + 1
@@ -273,7 +296,7 @@ def _read_part(file: Any, leaf: Leaf, key: str, part: Sequence[tuple[int, int]])
 
 
 def put(tree: Params, path: tuple[str, ...], value: Any) -> None:
-    """Sets `tree[a][b]...`, making what is missing."""
+    """Sets `tree[a][b]...`; creates missing levels."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value
@@ -290,11 +313,11 @@ def get(tree: Params, path: tuple[str, ...]) -> Any:
 
 
 def identity(directory: Path, architecture: Any) -> str:
-    """SHA-256 (hex) over the weight files and the architecture: what the output depends on.
+    """SHA-256 (hex) of the weight files and the architecture, which decide the output.
 
     Args:
       directory: of the weights.
-      architecture: a config dataclass; its compute `dtype` does not count.
+      architecture: a config dataclass, hashed without its compute `dtype`.
     """
     shape = dataclasses.asdict(dataclasses.replace(architecture, dtype=""))
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
@@ -304,7 +327,7 @@ def identity(directory: Path, architecture: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file in hex. Files of gigabytes are read once a process, unless they change."""
+    """SHA-256 of a file in hex; a process reads an unchanged file once."""
     status = path.stat()
     return _file_hash(os.fspath(path), status.st_size, status.st_mtime_ns)
 
@@ -323,7 +346,7 @@ def write_checksums(directory: Path, names: Sequence[str]) -> None:
 
 
 def check_checksums(directory: Path) -> None:
-    """Compares the files with `SHA256SUMS`, where the directory has one.
+    """Compares the files with `SHA256SUMS`, if the directory has one.
 
     Raises:
       UserError: a file that it lists is missing or has changed.

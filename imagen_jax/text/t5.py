@@ -2,10 +2,10 @@
 
 Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1, and the released checkpoints: RMS norm
 before each sub-layer, attention without 1/sqrt(d) scaling, one table of relative position biases
-shared by all layers, no biases in linear layers, no dropout here (the encoder is frozen).
+shared by all layers, no biases in linear layers, no dropout (the encoder is frozen).
 
 All layers are equal, so their parameters are stored stacked on a leading axis (`blocks/...`) and
-run as one scan: a 24-layer XXL compiles as fast as two layers.
+run as one scan: the 24 layers of XXL compile as fast as two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class T5Config:
 
     Attributes:
       feed_forward: "gated-gelu" (v1.1) or "relu" (v1.0).
-      num_buckets, max_distance: of the relative positions; half of the buckets look each way.
+      num_buckets, max_distance: of the relative positions; half of the buckets are for each
+        direction.
       dtype: compute dtype of the matrix products, "float32" or "bfloat16". The residual stream,
         norms and softmax are always float32. Never float16: activations of real T5s exceed 65504.
     """
@@ -50,8 +51,8 @@ class T5Config:
 def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.ndarray:
     """Bucket of key position minus query position.
 
-    Half of the buckets are for keys after the query; of each half, half are exact distances and
-    the rest grow logarithmically up to `max_distance`, beyond which all share the last one.
+    Half of the buckets are for keys after the query. Of each half, one half are single distances;
+    the others grow logarithmically up to `max_distance`. Greater distances share the last bucket.
 
     Returns:
       `[length, length]` int32 (query, key) with values in [0, num_buckets).
@@ -61,7 +62,8 @@ def relative_buckets(length: int, num_buckets: int, max_distance: int) -> np.nda
     side = num_buckets // 2
     exact = side // 2
     distance = np.abs(offset)
-    # In float32 like the reference implementations: distances on a bucket's edge round as there.
+    # In float32 like the reference implementations, so that distances on the edge of a bucket round
+    # alike.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
     far = ratio / np.float32(math.log(max_distance / exact)) * np.float32(side - exact)
     far = np.minimum(exact + far.astype(np.int32), side - 1)
@@ -92,7 +94,7 @@ class Attention(nn.Module):
         """x `[B, L, D]`, bias `[H, L, L]` f32, mask `[B, L]` bool; returns f32 `[B, L, D]`."""
         c = self.config
         heads = (c.num_heads, c.d_kv)
-        # Without 1/sqrt(d) in the scores the initial queries are smaller by that factor.
+        # The initial queries are smaller by 1/sqrt(d), which the scores lack.
         query = _linear(heads, -1, (c.d_model * c.d_kv) ** -0.5, c.dtype, "query")(x)
         key = _linear(heads, -1, c.d_model**-0.5, c.dtype, "key")(x)
         value = _linear(heads, -1, c.d_model**-0.5, c.dtype, "value")(x)
@@ -152,14 +154,14 @@ class T5Encoder(nn.Module):
           mask: `[B, L]` bool, True where a token is valid.
 
         Returns:
-          `[B, L, D]` float32 states after the final norm; those of padding have no meaning.
+          `[B, L, D]` float32 states after the final norm; those of padding are meaningless.
         """
         c = self.config
         table = self.param(
             "embedding", nn.initializers.normal(1.0), (c.vocab_size, c.d_model), jnp.float32
         )
-        # Differs from T5: its table starts near zero. At std 1 even an untrained encoder tells
-        # word orders apart; loaded checkpoints are not concerned.
+        # Differs from T5, whose table starts near zero. With std 1 even an untrained encoder
+        # distinguishes word orders. Loaded checkpoints are not affected.
         relative_bias = self.param(
             "relative_bias", nn.initializers.normal(1.0), (c.num_buckets, c.num_heads), jnp.float32
         )

@@ -15,13 +15,13 @@ import numpy as np
 
 from imagen_jax.errors import UserError
 from imagen_jax.text import hf_files
-from imagen_jax.text.hf_files import WEIGHTS, Leaf, get, read_json
+from imagen_jax.text.hf_files import WEIGHTS, Leaf, get, read_json, single_leaf, stacked_leaf
 from imagen_jax.text.t5 import FEED_FORWARD_KINDS, T5Config
 from imagen_jax.types import Params
 
 _EMBEDDING_NAMES = ("shared.weight", "encoder.embed_tokens.weight")
 _IGNORED = re.compile(r"decoder\.|lm_head\.|shared\.weight$|encoder\.embed_tokens\.weight$")
-# Hugging Face's name of a field of T5Config.
+# Field of T5Config: its name in Hugging Face's config.json.
 _CONFIG_KEYS = {
     "vocab_size": "vocab_size",
     "d_model": "d_model",
@@ -40,7 +40,7 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
     """The T5Config of a Hugging Face directory.
 
     Raises:
-      UserError: no config.json, not JSON, not a T5, or a feed-forward kind that is not known.
+      UserError: no config.json, invalid JSON, not a T5, or an unknown kind of feed-forward.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -51,7 +51,8 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
     values = read_json(path)
     if values.get("model_type") != "t5":
         raise UserError(
-            f"{path} has model_type {values.get('model_type')!r}: only 't5' and 'clip' are read."
+            f"{path} has model_type {values.get('model_type')!r}: only 't5' and 'clip' are "
+            "supported."
         )
     config = T5Config(
         dtype=dtype, **{ours: values[hf] for ours, hf in _CONFIG_KEYS.items() if hf in values}
@@ -59,40 +60,40 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
     if config.feed_forward not in FEED_FORWARD_KINDS:
         raise UserError(
             f"{path} has feed_forward_proj {config.feed_forward!r}: "
-            f"only {' and '.join(FEED_FORWARD_KINDS)} are known."
+            f"only {' and '.join(FEED_FORWARD_KINDS)} are supported."
         )
     return config
 
 
 def abstract_params(config: T5Config, dtype: str) -> Params:
-    """Shapes and dtypes of what `load_params` reads."""
+    """Shapes and dtypes of the parameters that `load_params` reads."""
     return hf_files.abstract_params(_leaves(config, _EMBEDDING_NAMES[0]), dtype)
 
 
 def tensor_names(config: T5Config) -> set[str]:
-    """Names of the tensors that an encoder is made of."""
+    """Names of the tensors of an encoder in the files."""
     return {key for leaf in _leaves(config, _EMBEDDING_NAMES[0]) for key in leaf.keys}
 
 
 def canonical_name(name: str) -> str:
-    """The name of a tensor of which some files use another name."""
+    """The name that `tensor_names` uses for a tensor with two names."""
     return _EMBEDDING_NAMES[0] if name in _EMBEDDING_NAMES else name
 
 
 def load_params(
     directory: Path, config: T5Config, dtype: str = "float32", shardings: Params | None = None
 ) -> Params:
-    """Reads the encoder's parameters in type `dtype`, each device's part straight to it.
+    """Reads the encoder's parameters; each device's part goes directly to the device.
 
     Args:
-      directory: with the weights, in one file or several.
+      directory: with the weights in one file or several.
       config: of `read_config`.
       dtype: of the parameters.
-      shardings: like the parameters; None puts them on the default device.
+      shardings: a tree like the parameters; None puts them on the default device.
 
     Raises:
-      UserError: a file is damaged, a tensor is missing, has another shape, or belongs to an
-        encoder of other depth.
+      UserError: a file is damaged, or a tensor is missing, has a wrong shape or belongs to an
+        encoder of another depth.
     """
     with hf_files.open_tensors(directory) as files:
         embedding = next((key for key in _EMBEDDING_NAMES if key in files), _EMBEDDING_NAMES[0])
@@ -114,7 +115,7 @@ def save_params(directory: Path, config: T5Config, params: Params, dtype: str = 
                 tensor = tensor.reshape(leaf.file_shape[::-1]).T
             tensors[key] = np.ascontiguousarray(tensor.astype(jnp.dtype(dtype)))
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner reads.
+    (directory / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read its files.
     write_config(directory, config)
 
 
@@ -160,9 +161,14 @@ def _leaves(config: T5Config, embedding: str) -> list[Leaf]:
         ("relative_bias", bias, (c.num_buckets, c.num_heads)),
         ("final_norm/scale", "encoder.final_layer_norm.weight", (c.d_model,)),
     ]
-    leaves = [Leaf((*p.split("/"),), (key,), s, s, False, False) for p, key, s in single]
-    for path, name, file_shape, shape in layer:
-        keys = tuple(f"encoder.block.{i}.layer.{name}.weight" for i in range(c.num_layers))
-        full_path = ("blocks", *path.split("/"))
-        leaves.append(Leaf(full_path, keys, file_shape, shape, True, len(file_shape) == 2))
-    return leaves
+    return [
+        *(single_leaf(path, key, shape) for path, key, shape in single),
+        *(
+            stacked_leaf(
+                f"blocks/{path}",
+                [f"encoder.block.{i}.layer.{name}.weight" for i in range(c.num_layers)],
+                *shapes,
+            )
+            for path, name, *shapes in layer
+        ),
+    ]

@@ -1,9 +1,8 @@
 """Captions to token ids.
 
-A directory with a `spiece.model` is read by sentencepiece itself, which gives the ids of
-transformers' T5 tokenizer without its seconds of import and, unlike it, never turns a `</s>` that
-a caption spells out into the end-of-sequence token. A directory with only a `tokenizer.json` goes
-through transformers, with such literals broken up.
+A `spiece.model` is read by sentencepiece itself. It gives the same ids as the T5 tokenizer of
+transformers, without seconds of import, and does not turn a literal `</s>` in a caption into the
+end-of-sequence token. A `tokenizer.json` is read by transformers; such literals are split first.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from imagen_jax.text.hf_files import file_hash
 
 SENTENCEPIECE = "spiece.model"
 FAST = "tokenizer.json"
-# Of CLIP, where it has no tokenizer.json.
+# Files of a CLIP without a tokenizer.json.
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
 
 @dataclasses.dataclass
 class Tokenizer:
-    """Callable that turns captions into padded ids; see `load_tokenizer`.
+    """Turns captions into padded ids; see `load_tokenizer`.
 
     Attributes:
-      pieces: one caption to its ids without end-of-sequence.
+      pieces: turns one caption into its ids, without end-of-sequence.
       pad_id, eos_id: of the padding and the end-of-sequence token.
-      vocab_size: ids are below it.
+      vocab_size: number of ids.
       hash: SHA-256 of the tokenizer's file in hex.
-      start_ids: what every caption begins with (CLIP's start-of-text; nothing for T5).
-      num_truncated: captions that were cut so far.
+      start_ids: ids at the start of every caption (CLIP's start-of-text; none for T5).
+      num_truncated: number of captions that were truncated so far.
     """
 
     pieces: Callable[[str], list[int]]
@@ -48,9 +47,9 @@ class Tokenizer:
     def __call__(self, captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes.
 
-        Any text is accepted. An empty caption is its start, if any, and one end-of-sequence token.
-        A caption of more than `max_length` tokens is cut, its last token is end-of-sequence, and
-        `num_truncated` grows by one.
+        Any text is accepted. An empty caption becomes `start_ids` and one end-of-sequence token. A
+        caption of more than `max_length` tokens is truncated, with end-of-sequence as its last
+        token, and `num_truncated` grows by one.
 
         Returns:
           ids `[B, max_length]` int32 and mask `[B, max_length]` bool, True where valid.
@@ -65,7 +64,7 @@ class Tokenizer:
         ids = np.full((len(captions), max_length), self.pad_id, np.int32)
         mask = np.zeros((len(captions), max_length), bool)
         for row, caption in enumerate(captions):
-            # Half of a surrogate pair cannot be written as UTF-8; it becomes a question mark.
+            # Half of a surrogate pair is not valid UTF-8; it becomes a question mark.
             text = caption.encode("utf-8", "replace").decode("utf-8")
             tokens = [*self.start_ids, *self.pieces(text)]
             if len(tokens) >= max_length:
@@ -90,7 +89,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         return _from_transformers(directory)
     if (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
         return _from_transformers(directory)
-    raise UserError(f"{directory} holds no tokenizer: {SENTENCEPIECE} or {FAST} is needed.")
+    raise UserError(
+        f"{directory} holds no tokenizer: add {SENTENCEPIECE} or {FAST} (or CLIP's {VOCABULARY} "
+        f"and {MERGES})."
+    )
 
 
 def _from_sentencepiece(path: Path) -> Tokenizer:
@@ -122,7 +124,7 @@ def _from_transformers(directory: Path) -> Tokenizer:
         {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True
     )
     controls = set(tokenizer.all_special_ids)
-    # CLIP has no token of its own for what is not known: it uses the end of the text.
+    # CLIP has no unknown token of its own; it uses the end-of-text token.
     unknown = [tokenizer.unk_token_id]
     if tokenizer.unk_token_id == tokenizer.eos_token_id:
         unknown = []
@@ -131,7 +133,7 @@ def _from_transformers(directory: Path) -> Tokenizer:
         for literal in literals:
             caption = caption.replace(literal, f"{literal[0]} {literal[1:]}")
         ids = tokenizer.encode(caption, add_special_tokens=False)
-        # Compatibility forms (a full-width bracket) become literals only inside the tokenizer.
+        # Compatibility forms (a full-width bracket) become literals inside the tokenizer only.
         return [j for i in ids for j in (unknown if i in controls else [i])]
 
     return Tokenizer(
@@ -139,11 +141,12 @@ def _from_transformers(directory: Path) -> Tokenizer:
         pad_id=tokenizer.pad_token_id,
         eos_id=tokenizer.eos_token_id,
         vocab_size=len(tokenizer),
-        hash=file_hash(directory / FAST) if fast else _hash_of_both(directory),
+        hash=file_hash(directory / FAST) if fast else _clip_hash(directory),
         start_ids=tuple(tokenizer.encode("")[:-1]),
     )
 
 
-def _hash_of_both(directory: Path) -> str:
+def _clip_hash(directory: Path) -> str:
+    """One hash of the two files of a CLIP tokenizer."""
     both = file_hash(directory / VOCABULARY) + file_hash(directory / MERGES)
     return hashlib.sha256(both.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints of one stage's run, by Orbax: asynchronous, sharded, resumable on another mesh."""
+"""Checkpoints of a stage by Orbax: asynchronous, sharded, restorable on another mesh."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.counters import Progress
 from imagen_jax.training.state import TrainState, state_digest
 
-# Beside the directory of the checkpoints, so that Orbax does not take what is there for one.
+# Directory of damaged checkpoints, beside that of the checkpoints: Orbax must not find them.
 DAMAGED = "damaged"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a checkpoint holds beside the arrays.
+    """The contents of a checkpoint beside the arrays.
 
     Attributes:
       config: the cascade's config as plain JSON values.
@@ -41,18 +41,18 @@ class RunInfo:
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint cannot be read, or is not what was saved."""
+    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints under one directory; the newest `keep` are kept.
+    """The checkpoints in one directory; the newest `keep` are kept.
 
-    Of several processes each writes and reads its own parts of the arrays, so all must call the
-    same methods in turn; and all come to the same result: what one cannot read is damaged for all.
+    Each process writes and reads its own shards, so all must call the same methods in the same
+    order. A checkpoint that one process cannot read is damaged for all.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int):
-        # Orbax refuses relative paths, and only once it writes.
+        # Orbax refuses relative paths, but not before it writes.
         self._directory = absolute(epath.Path(directory))
         self._keep = keep
 
@@ -62,21 +62,21 @@ class Checkpoints:
 
     @functools.cached_property
     def _writer(self):
-        """Made for the first save: one garbled file is enough that it cannot be made."""
+        """Created for the first save: a damaged file in the directory makes this fail."""
         from orbax.checkpoint import v1 as ocp
 
-        logging.getLogger("absl").addFilter(_told_elsewhere)
-        _drop_late_writers()
+        logging.getLogger("absl").addFilter(_is_not_raised_later)
+        _silence_late_writers()
         return ocp.training.Checkpointer(
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
-            # A killed save leaves a temporary directory behind; it is not a checkpoint.
+            # Left by a killed save.
             cleanup_tmp_directories=True,
         )
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints, the newest first; some may be damaged."""
+        """The steps of the checkpoints, newest first; some may be damaged."""
         names = []
         if jax.process_index() == 0 and self._directory.exists():
             names = [path.name for path in self._directory.iterdir() if path.is_dir()]
@@ -84,28 +84,28 @@ class Checkpoints:
         return self._agreement.from_main(steps)
 
     def save(self, step: int, state: TrainState, info: RunInfo) -> None:
-        """Starts to write a checkpoint; training may go on while it is written.
+        """Starts to write a checkpoint; training may continue while it is written.
 
-        Raises what went wrong with the one before.
+        Raises the error of the previous save, if it failed.
         """
         metadata = {
             "config": info.config,
             "encoder": info.encoder,
             **dataclasses.asdict(info.progress),
-            # TensorStore does not notice a flipped bit in an array, nor JSON one in a number.
+            # TensorStore does not detect a flipped bit in an array, nor JSON one in a number.
             "digest": int(state_digest(state)),
         }
         metadata["checksum"] = _checksum(metadata)
         self._writer.save_async(step, state, force=True, custom_metadata=metadata)
 
     def info(self, step: int) -> RunInfo:
-        """What was saved beside the arrays of `step`. Raises DamagedCheckpoint."""
+        """The `RunInfo` of the checkpoint of `step`. Raises DamagedCheckpoint."""
         saved = self._metadata(step)
         with _reading(step):
             progress = {
                 field.name: saved[field.name]
                 for field in dataclasses.fields(Progress)
-                # Counters that an older version did not have start at 0.
+                # Counters that an older version did not save start at 0.
                 if field.name in saved
             }
             return RunInfo(
@@ -113,22 +113,17 @@ class Checkpoints:
             )
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step`, laid out as the shardings in `abstract` say.
+        """The state of `step`, with the shardings of `abstract`.
 
         Raises:
-          DamagedCheckpoint: it cannot be read, or is not bit for bit what was saved.
+          DamagedCheckpoint: it cannot be read, or differs in a bit from what was saved.
         """
         from orbax.checkpoint import v1 as ocp
 
         saved = self._metadata(step).get("digest")
-        here = jax.process_index()
-        # Each process by itself: one that fails would leave the others waiting for it.
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=here, active_processes={here}, barrier_sync_key_prefix=str(here)
-        )
         state, reason = None, ""
         try:
-            with _reading(step), ocp.Context(multiprocessing_options=alone):
+            with _reading(step), _without_barriers():
                 state = ocp.load(self._directory / str(step), abstract)
         except DamagedCheckpoint as error:
             reason = str(error)
@@ -140,7 +135,7 @@ class Checkpoints:
         return state
 
     def set_aside(self, step: int) -> epath.Path:
-        """Moves a damaged checkpoint out of the way, and returns where it lies now."""
+        """Moves a damaged checkpoint to `DAMAGED`; returns its new path."""
         shelf = self._directory.parent / DAMAGED
         place, number = shelf / str(step), 1
         if jax.process_index() == 0:
@@ -152,7 +147,7 @@ class Checkpoints:
         return shelf / self._agreement.from_main(place.name)
 
     def _metadata(self, step: int) -> dict[str, Any]:
-        """As process 0 reads it. Raises DamagedCheckpoint."""
+        """The metadata of a checkpoint, read by process 0. Raises DamagedCheckpoint."""
         metadata, reason = None, ""
         if jax.process_index() == 0:
             try:
@@ -165,9 +160,7 @@ class Checkpoints:
     def _read_metadata(self, step: int) -> dict[str, Any]:
         from orbax.checkpoint import v1 as ocp
 
-        here = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
-        with _reading(step), ocp.Context(multiprocessing_options=alone):
+        with _reading(step), _without_barriers():
             metadata = ocp.metadata(self._directory / str(step)).custom_metadata
             if not isinstance(metadata, dict):
                 raise ValueError("there is no metadata")
@@ -176,13 +169,13 @@ class Checkpoints:
             return metadata
 
     def _raise_first(self, reason: str) -> None:
-        """Raises DamagedCheckpoint in all processes if one of them gives a reason for it."""
+        """Raises DamagedCheckpoint in all processes if one of them has a reason."""
         for each in self._agreement.gather(reason):
             if each:
                 raise DamagedCheckpoint(each)
 
     def close(self) -> None:
-        """Returns once the last save is on disk; raises what went wrong with it."""
+        """Waits until the last save is on disk; raises its error, if it failed."""
         if "_writer" in self.__dict__:
             self._writer.close()
 
@@ -191,17 +184,27 @@ def _checksum(metadata: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
 
 
-def _told_elsewhere(record: logging.LogRecord) -> bool:
-    """Drops the tracebacks of Orbax's threads: `save` and `close` raise the same error."""
+def _without_barriers():
+    """An Orbax context in which this process does not wait for others, which may have failed."""
+    from orbax.checkpoint import v1 as ocp
+
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=str(here)
+    )
+    return ocp.Context(multiprocessing_options=options)
+
+
+def _is_not_raised_later(record: logging.LogRecord) -> bool:
+    """Drops the tracebacks of Orbax's threads: `save` and `close` raise the same errors."""
     return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _drop_late_writers() -> None:
-    """Silences files that fail after the save they belong to has failed.
+def _silence_late_writers() -> None:
+    """Silences write errors that follow the first error of a save.
 
-    Orbax gives up at the first and closes its event loop; TensorStore then has nobody to tell of
-    the others, and hands each to `sys.excepthook` (or, with uvloop, `sys.unraisablehook`), which
-    print tracebacks.
+    Orbax raises the first error and closes its event loop. TensorStore then passes each further
+    error to `sys.excepthook` (or, with uvloop, `sys.unraisablehook`), which prints a traceback.
     """
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
 
@@ -221,9 +224,9 @@ def _drop_late_writers() -> None:
 
 @contextlib.contextmanager
 def _reading(step: int) -> Iterator[None]:
-    """Whatever goes wrong inside becomes a DamagedCheckpoint with one line of explanation."""
+    """Turns any error inside into a DamagedCheckpoint with one line of explanation."""
     level = logging.root.manager.disable
-    # A damaged file makes Orbax and asyncio print pages.
+    # Orbax and asyncio would log pages for a damaged file.
     logging.disable(logging.CRITICAL)
     reason = ""
     try:
@@ -236,7 +239,7 @@ def _reading(step: int) -> Iterator[None]:
         del root, deeper
     finally:
         if reason:
-            # Futures that hold an error that nobody asked for log it when they go.
+            # Futures with an error that was never retrieved log it when they are deleted.
             gc.collect()
         logging.disable(level)
     if reason:

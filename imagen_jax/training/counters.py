@@ -1,6 +1,6 @@
-"""What the host keeps of a run beside the train state: counters, and the steps since a log line.
+"""Counters of a run on the host, and the metrics of the steps since the last log line.
 
-All of it is saved with the checkpoint, so that a run that continues writes the same lines.
+Both are saved with the checkpoint, so that a continued run writes the same log lines.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.state import TrainState
 from imagen_jax.training.step import Metrics, bucket_means
 
-# Fewer pictures say nothing of a share.
-_ENOUGH = 100
+# Minimum number of pictures before the share of bad ones is checked.
+_MIN_PICTURES = 100
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,13 +33,13 @@ class Progress:
       examples_seen: images drawn from the data so far in this run.
       images_before: images that the weights had seen before this run (`--init_from`). The position
         in the order of the data is the sum of both.
-      bad_items: pictures that could not be read, so that others took their places.
+      bad_items: pictures that could not be read and were replaced by others.
       bad_by_kind: the same by kind of fault.
-      filtered_by_kind: pictures that the config's filters left out, by filter.
+      filtered_by_kind: pictures left out by the config's filters, by filter.
       skipped_steps: steps that changed nothing because their loss or gradient was not finite.
-      skipped_in_a_row: how many of the last ones.
-      last_loss: of the last log line.
-      open_window: metrics of the steps since that line, as `Window.saved` gives them.
+      skipped_in_a_row: number of skipped steps since the last step that was not skipped.
+      last_loss: loss of the last log line.
+      open_window: metrics of the steps since that line, from `Window.saved`.
     """
 
     examples_seen: int = 0
@@ -55,7 +55,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Saved:
-    """The whole of a run between two steps, as a checkpoint has it."""
+    """The complete state of a run between two steps, as in a checkpoint."""
 
     step: int
     state: TrainState
@@ -66,7 +66,7 @@ class LeftOutItems:
     """Counts pictures that were left out, and stops a run in which too many cannot be read.
 
     Args:
-      progress: its counters are kept up to date by `settle`.
+      progress: `settle` updates its counters.
       limit: `data.max_bad_share`.
       agreement: with the other processes.
     """
@@ -76,12 +76,12 @@ class LeftOutItems:
         self._limit = limit
         self._agreement = agreement
         self._here: dict[str, Any] = {"rows": 0, "bad": {}, "filtered": {}}
-        # Of all processes since they started: what was mended since then does not count.
+        # Of all processes since they started: faults of earlier starts may have been corrected.
         self._rows = 0
         self._bad: collections.Counter[str] = collections.Counter()
 
     def add(self, left_out: LeftOut, rows: int) -> None:
-        """What was left out for the next `rows` rows of this process."""
+        """Adds what was left out while `rows` rows of this process were read."""
         self._here["rows"] += rows
         for group, kinds in left_out.items():
             _add_counts(self._here[group], kinds)
@@ -90,7 +90,7 @@ class LeftOutItems:
         """Adds up what was left out in all processes; waits for them.
 
         Raises:
-          UserError: more than the limit of all pictures so far (of a hundred at least) are bad.
+          UserError: the share of bad pictures exceeds the limit, after `_MIN_PICTURES` or more.
         """
         progress = self._progress
         for part in self._agreement.gather(self._here):
@@ -102,13 +102,13 @@ class LeftOutItems:
         self._here = {"rows": 0, "bad": {}, "filtered": {}}
         total = self._bad.total()
         tried = self._rows + total
-        if tried >= _ENOUGH and total > self._limit * tried:
+        if tried >= _MIN_PICTURES and total > self._limit * tried:
             kinds = "\n".join(f"  {number:,} {kind}" for kind, number in self._bad.most_common())
             raise UserError(
                 f"{total:,} of {tried:,} pictures cannot be used, more than "
                 f"data.max_bad_share={self._limit}:\n{kinds}\n"
                 "The warnings above name some of them, and python -m imagen_jax.cli.check_data "
-                "--config=... shows more. Mend the data, or allow a greater share, and run the "
+                "--config=... shows more. Correct the data, or allow a greater share, and run the "
                 "same command again: it continues from the last checkpoint"
             )
 
@@ -121,31 +121,31 @@ def _add_counts(total: dict[str, int], counts: dict[str, int]) -> None:
 class SkippedSteps:
     """Counts skipped steps, and stops a run in which no step succeeds any more.
 
-    Steps are looked at one behind: the devices always have the next one queued.
+    A step is checked after the dispatch of the next one, so that the devices stay busy.
 
     Args:
-      progress: its counters are kept up to date.
+      progress: its counters are updated.
       limit: `train.max_skipped_steps`.
-      tell: called with the number of each skipped step.
+      on_skip: called with the number of each skipped step.
     """
 
-    def __init__(self, progress: Progress, limit: int, tell: Callable[[int], None]):
+    def __init__(self, progress: Progress, limit: int, on_skip: Callable[[int], None]):
         self._progress = progress
         self._limit = limit
-        self._tell = tell
+        self._on_skip = on_skip
         self._pending: tuple[int, jax.Array] | None = None
 
     def dispatched(self, step: int, skipped: jax.Array) -> None:
-        """Takes note of a step just dispatched, and waits for the one before it."""
+        """Records a step that was just dispatched, and waits for the one before it."""
         skipped.copy_to_host_async()
         self.settle()
         self._pending = step, skipped
 
     def settle(self) -> None:
-        """Waits for the last step dispatched and counts it.
+        """Waits for the last dispatched step and counts it.
 
         Raises:
-          UserError: it is the last of too many in a row.
+          UserError: `limit` steps in a row were skipped.
         """
         if self._pending is None:
             return
@@ -156,16 +156,16 @@ class SkippedSteps:
             return
         progress.skipped_steps += 1
         progress.skipped_in_a_row += 1
-        self._tell(step)
+        self._on_skip(step)
         if progress.skipped_in_a_row >= self._limit:
             raise UserError(
                 f"no step from {step + 1 - progress.skipped_in_a_row:,} to {step:,} had a finite "
                 f"loss and gradient (train.max_skipped_steps={self._limit}), so the run has "
-                "diverged. None of them changed the weights, and the checkpoints from before are "
-                "kept. Start again from the last one in another directory with a lower "
+                "diverged. None of them changed the weights, and the earlier checkpoints are kept. "
+                "Start again from the last one in another directory with a lower "
                 "train.learning_rate (or a longer warm-up, a smaller clip_norm, model.dtype "
-                "'float32'): --workdir=NEW --init_from=THIS_WORKDIR; the same command as before "
-                "would come to the same end"
+                "'float32'): --workdir=NEW --init_from=THIS_WORKDIR. The same command would "
+                "diverge again"
             )
 
 
@@ -173,7 +173,7 @@ class Window:
     """The steps since the last log line.
 
     Args:
-      saved: `Progress.open_window` of a run that continues.
+      saved: `Progress.open_window` of a continued run.
 
     Attributes:
       data_wait: seconds that the loop waited for data.
@@ -190,12 +190,12 @@ class Window:
         self._start = time.perf_counter()
 
     def add(self, metrics: Metrics) -> None:
-        """The metrics of one more step."""
+        """Adds the metrics of a step."""
         self._metrics.append(metrics)
         self._steps += 1
 
     def saved(self) -> list[dict[str, Any]]:
-        """The metrics of the steps that count, as JSON values; waits for the devices."""
+        """Metrics of the steps that were not skipped, as JSON values; waits for the devices."""
         return [
             {name: np.asarray(value, np.float32).tolist() for name, value in step.items()}
             for step in jax.device_get(self._metrics)
@@ -204,8 +204,8 @@ class Window:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside is not counted as time of the steps."""
-        # A step still under way would otherwise be taken out with it.
+        """Excludes the time inside from the time of the steps."""
+        # Otherwise the time of a running step would be excluded too.
         jax.block_until_ready(self._metrics)
         start = time.perf_counter()
         yield

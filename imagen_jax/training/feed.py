@@ -1,4 +1,4 @@
-"""From the host's pictures and captions to global, sharded batches."""
+"""Turns the host's pictures and captions into global, sharded batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from imagen_jax.types import Batch
 def device_batches(
     host_batches: Iterator[dict[str, Any]], encoder: TextSource, rows: BatchRows
 ) -> Generator[tuple[Batch, LeftOut], None, None]:
-    """Turns captions into embeddings on the mesh and lays pictures (uint8) out over it.
+    """Turns captions into embeddings on the mesh and puts pictures (uint8) on it.
 
-    One batch ahead: when a batch is handed out, its text was encoded behind the step before it,
-    and the next one's is dispatched; tokens (or stored embeddings) of the one after that are made
-    in a thread. Programs are dispatched by the caller's thread alone, so that all processes of a
-    job do it in the same order. Yields the batch and the items that were left out of this
-    process's rows. To be closed before `host_batches`, of which it has read more than it gave.
+    Works ahead: when a batch is yielded, the encoding of the next batch is dispatched, and a thread
+    prepares the tokens (or reads the stored embeddings) of the one after that. Only the caller's
+    thread dispatches programs, so that all processes of a job do it in the same order. Close this
+    generator before `host_batches`, since its thread reads ahead.
+
+    Yields:
+      The batch, and what was left out of this process's rows.
     """
 
     def read() -> tuple[dict[str, Any], Any] | None:
@@ -49,7 +51,7 @@ def device_batches(
 
 
 def picture_shapes(stage: Stage, source: Source) -> list[tuple[int, int]]:
-    """The shapes (H, W) of the batches that a stage is trained on: one but for whole buckets."""
+    """The shapes (H, W) of a stage's training batches: one, or one for each bucket."""
     size = stage.config.train_size
     if isinstance(source, BucketedSource) and not stage.config.train.crop_size:
         return list(source.shapes)
@@ -65,5 +67,5 @@ def check_same_buckets(sources: Sequence[Source | None], agreement: Agreement) -
         if other != digests[0]:
             raise UserError(
                 f"process {process} has other pictures, or of other sizes, than process 0: give "
-                "all the same copy of the data, and remove the folder .imagen_jax in it"
+                "all processes the same data, and delete the folder .imagen_jax in it"
             )

@@ -1,7 +1,7 @@
 """Model FLOPs: the operations of convolutions and matrix products that a step needs.
 
-XLA's own count is of a compiled program: it leaves out multiplications with padding, adds
-everything element by element and counts the body of a loop once. This one is defined like
+XLA's own count is of a compiled program: it omits multiplications with padding, includes
+element-wise operations and counts the body of a loop once. This count is defined like
 `torch.utils.flop_counter`: two operations for every multiply-add of a convolution (padding
 included) or matrix product, and nothing else.
 """
@@ -26,16 +26,16 @@ from imagen_jax.types import Array, Params, TextCond
 def model_flops_per_image(
     stage: Stage, text_length: int, shape: tuple[int, int] | None = None
 ) -> int:
-    """Matrix FLOPs that one picture costs a training step, forward and backward.
+    """Matrix FLOPs of one picture in a training step, forward and backward.
 
-    Counted on the plain network: what rematerialisation computes twice counts once, as is usual
-    for the utilisation of model FLOPs (Chowdhery et al., PaLM, App. B). The frozen text encoder and
-    the optimizer are left out. Nothing is computed.
+    Recomputation by rematerialisation does not count, as is usual for the utilisation of model
+    FLOPs (Chowdhery et al., PaLM, App. B). The frozen text encoder and the optimizer do not count
+    either. The network is traced, not run.
 
     Args:
       stage: its network, resolution and crops.
       text_length: tokens of a caption, padding included.
-      shape: (H, W) of the picture; by default what a stage without buckets is trained on.
+      shape: (H, W) of the picture; by default that of a stage without buckets.
     """
     plain = stage.without_remat()
     loss_of = make_loss(plain)
@@ -54,11 +54,11 @@ def model_flops_per_image(
 
 
 class Utilization:
-    """Model FLOPs in the log.
+    """Utilisation of model FLOPs, for the log.
 
     Args:
       image_flops: see `model_flops_per_image`.
-      mesh: what the run uses.
+      mesh: the devices of the run.
     """
 
     def __init__(self, image_flops: int, mesh: Mesh):
@@ -67,7 +67,7 @@ class Utilization:
         self._peak = chip.bf16_flops if chip else None
 
     def values(self, images_per_second: float) -> dict[str, float]:
-        """For the log; "mfu", in [0, 1], only where the devices' bf16 peak is known."""
+        """Values for the log; "mfu", in [0, 1], only if the bf16 peak of the devices is known."""
         rate = self._image_flops * images_per_second / self._devices
         values = {
             "model_flops_per_image": self._image_flops,
@@ -94,8 +94,8 @@ def _count(jaxpr: Jaxpr) -> int:
             total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
         else:
             inner = [_count(body) for body in _bodies(parameters)]
-            # Of the branches of a condition one runs. (Loops without a fixed length count once:
-            # none here holds a product.)
+            # One branch of a conditional runs. (Loops without a fixed length count once: none here
+            # contains a product.)
             inside = max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
             total += inside * parameters.get("length", 1)
     return total
@@ -116,7 +116,7 @@ def _convolution(equation: Any) -> int:
     kernel = equation.invars[1].aval.shape
     taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[2:])
     depth = kernel[numbers.rhs_spec[1]]  # of one group
-    # Where the input is dilated (the gradient of a strided convolution), the rest are zeros that
-    # no library multiplies.
+    # A dilated input (in the gradient of a strided convolution) has zeros between its elements,
+    # which no library multiplies.
     dilation = math.prod(equation.params["lhs_dilation"])
     return 2 * math.prod(equation.outvars[0].aval.shape) * taps * depth // dilation

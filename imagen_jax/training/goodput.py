@@ -1,4 +1,4 @@
-"""Where the wall time of a run goes."""
+"""Goodput: the shares of a run's wall time by activity."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-# What is not inside any `during` is the steps themselves.
+# Time outside of any `during` is that of the steps.
 STEP = "step"
 ACTIVITIES = ("start", "compile", "data_wait", "evaluation", "checkpoint")
 
 
 class Goodput:
-    """Shares of the wall time since it was made.
+    """Shares of the wall time since the construction of this object.
 
-    Activities, each counted without those inside it: "start" (what a start needs beside the
-    compiler: reading a checkpoint, first weights), "compile" (the train step), "data_wait",
-    "evaluation" (validation and pictures, their compilation included), "checkpoint" (the part of a
-    save that the steps wait for); the rest is "step".
+    Activities, each without the activities inside it: "start" (a start without compilation: reading
+    a checkpoint, initialising weights), "compile" (the train step), "data_wait", "evaluation"
+    (validation and pictures, with their compilation), "checkpoint" (the part of a save for which
+    the steps wait). The rest is "step".
 
     Args:
-      clock: seconds, never going back.
+      clock: monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -31,7 +31,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """What is done inside counts as `activity`."""
+        """Counts the time inside as `activity`."""
         before = self._switch(activity)
         try:
             yield
@@ -39,7 +39,7 @@ class Goodput:
             self._switch(before)
 
     def shares(self) -> dict[str, float]:
-        """The share of each activity and of "step"; they add up to 1."""
+        """The shares of all activities and of "step", which add up to 1."""
         self._switch(self._current)
         total = sum(self._seconds.values())
         if not total:
@@ -47,7 +47,7 @@ class Goodput:
         return {activity: seconds / total for activity, seconds in self._seconds.items()}
 
     def seconds(self, activity: str) -> float:
-        """How long `activity` took so far."""
+        """Seconds of `activity` so far."""
         self._switch(self._current)
         return self._seconds[activity]
 

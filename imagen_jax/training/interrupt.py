@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, so that its state is whole and can be saved."""
+"""Ends a run between two steps on Ctrl-C or SIGTERM, so that its state can be saved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from imagen_jax.parallel.agreement import Agreement
 
 
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second SIGINT interrupts.
+    """A context that records the first SIGINT or SIGTERM; a later SIGINT interrupts at once.
 
     Attributes:
-      received: the signal that asked to stop, or None.
+      received: the first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -36,16 +36,16 @@ class StopSignal:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        # Not print: the signal may have come in the middle of one.
+        # Not `print`: the signal may have interrupted one.
         os.write(2, b"\nStopping after this step (Ctrl-C: at once, without saving).\n")
 
 
 class StopVote:
-    """A signal at one process ends the run at the same step in all of them.
+    """Makes a signal to one process end the run at the same step in all processes.
 
     Args:
-      stop: of this process.
-      agreement: with the others.
+      stop: the signal of this process.
+      agreement: with the other processes.
     """
 
     def __init__(self, stop: StopSignal, agreement: Agreement):
@@ -55,10 +55,10 @@ class StopVote:
         self._pending: jax.Array | None = None
 
     def passing(self) -> signal.Signals | None:
-        """The signal that ends the run, or None; called once a step, in every process.
+        """The signal that ends the run, or None; every process calls it once per step.
 
-        With several processes it answers for the call before: the vote travels while the devices
-        are busy with the step, and nothing waits for it.
+        With several processes it returns the result of the previous call: values are exchanged
+        while the devices run a step, and nothing waits for them.
         """
         if self._alone:
             return self._stop.received
@@ -66,14 +66,14 @@ class StopVote:
         return None if before is None else self._result(before)
 
     def settled(self) -> signal.Signals | None:
-        """The same of this moment; waits for the other processes."""
+        """The current result; waits for the other processes."""
         if self._alone:
             return self._stop.received
         self._pending = None
         return self._result(self._agreement.post([self._stop.received or 0]))
 
     def until(self, done: bool) -> tuple[signal.Signals | None, bool]:
-        """The signal, as `settled`, and whether `done` holds in every process."""
+        """The result of `settled`, and whether `done` holds in every process."""
         if self._alone:
             return self._stop.received, done
         rows = self._agreement.read(
@@ -85,7 +85,7 @@ class StopVote:
         return self._as_signal(self._agreement.read(rows).max())
 
     def _as_signal(self, number: int) -> signal.Signals | None:
-        """All processes take the signal for their own. Of two, SIGTERM counts."""
+        """Records the signal as this process's own; SIGTERM wins over SIGINT."""
         if number:
             self._stop.received = signal.Signals(int(number))
         return self._stop.received if number else None

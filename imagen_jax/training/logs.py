@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
 from typing import Any
 
@@ -12,15 +11,14 @@ import numpy as np
 from etils import epath
 
 from imagen_jax.files import is_remote, write_atomically
+from imagen_jax.training.mirror import Mirror
 
-# How old the pictures and scalars in TensorBoard may be.
+# Seconds between two flushes of the TensorBoard events.
 FLUSH_SECONDS = 20.0
-# The same of files in an object store, each of which is sent whole.
-UPLOAD_SECONDS = 60.0
 
 
 def truncate_jsonl(path: epath.Path, last_step: int) -> None:
-    """Drops the lines beyond `last_step`, and a last line that a kill cut short."""
+    """Drops the lines after `last_step` and lines that are not JSON, as a kill may leave them."""
     if not path.exists():
         return
     kept = []
@@ -42,7 +40,8 @@ class RunLog:
     Args:
       directory: the stage's directory.
       stage: its name, in every record.
-      first_step: the step the run continues from; records beyond it belong to a lost future.
+      first_step: the step from which the run continues; later records are dropped, since their
+        steps are repeated.
     """
 
     def __init__(self, directory: epath.Path, stage: str, first_step: int):
@@ -59,9 +58,9 @@ class RunLog:
         self._board = _EventFile(directory / "tensorboard", first_step + 1)
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """One line `{"step", "stage", ...}`; nested groups become `group/name` in TensorBoard.
+        """Writes one line `{"step", "stage", ...}`; groups become `group/name` in TensorBoard.
 
-        JSON has no infinity: a number that is not finite becomes null.
+        A number that is not finite becomes null, since JSON has no such numbers.
         """
         from tensorboardX import summary
 
@@ -78,22 +77,22 @@ class RunLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._mirror is not None:
-            self._mirror.upload_now_and_then()
+            self._mirror.upload_if_due()
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A uint8 `[H, W, 3]` picture for TensorBoard."""
+        """Writes a uint8 `[H, W, 3]` picture for TensorBoard."""
         from tensorboardX import summary
 
         self._board.add(step, summary.image(name, picture, dataformats="HWC"))
 
     def sync(self) -> None:
-        """With a checkpoint: from now on lines before it will not be written again."""
+        """Uploads everything; called with a checkpoint, before which no step is repeated."""
         if self._mirror is not None:
             self._board.flush()
             self._mirror.upload()
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes the files and uploads the rest."""
         try:
             self._file.close()
         finally:
@@ -102,50 +101,11 @@ class RunLog:
             self._mirror.close()
 
 
-class Mirror:
-    """A local directory whose files are copied to an object store, where none can be appended to.
-
-    Args:
-      directory: of the object store.
-
-    Attributes:
-      local: the directory to write to.
-    """
-
-    def __init__(self, directory: epath.Path):
-        self.local = epath.Path(tempfile.mkdtemp(prefix="imagen_jax_"))
-        self._directory = directory
-        self._uploaded = time.monotonic()
-        self._lengths: dict[epath.Path, int] = {}
-
-    def upload_now_and_then(self) -> None:
-        """Copies what has grown, if the last time was a while ago."""
-        if time.monotonic() > self._uploaded + UPLOAD_SECONDS:
-            self.upload()
-
-    def upload(self) -> None:
-        """Copies what has grown."""
-        for root, _, names in self.local.walk():
-            place = self._directory / root.relative_to(self.local)
-            for name in names:
-                length = (root / name).stat().length
-                if self._lengths.get(root / name) != length:
-                    place.mkdir(parents=True, exist_ok=True)
-                    (root / name).copy(place / name, overwrite=True)
-                    self._lengths[root / name] = length
-        self._uploaded = time.monotonic()
-
-    def close(self) -> None:
-        """Copies the rest and removes the local directory."""
-        self.upload()
-        self.local.rmtree()
-
-
 class _EventFile:
     """A TensorBoard file, written by the caller's thread.
 
-    The thread of `tensorboardX.SummaryWriter` ends at its first error, and whoever adds the
-    eleventh event after that waits for ever.
+    `tensorboardX.SummaryWriter` writes in a thread, which ends at its first error; the eleventh
+    event after that would block forever.
     """
 
     def __init__(self, directory: epath.Path, first_step: int):
@@ -157,13 +117,13 @@ class _EventFile:
         self._event = event_pb2.Event
         self._file = EventsWriter(str(directory / "events"))
         self._flushed = 0.0
-        # TensorBoard then hides what an earlier file has from this step on.
+        # Makes TensorBoard hide the events of earlier files from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.write_event(self._event(step=first_step, session_log=start))
 
     def add(self, step: int, summary: Any) -> None:
         self._file.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
-        # It waits for the disk.
+        # Not after every event: a flush waits for the disk.
         if time.monotonic() > self._flushed + FLUSH_SECONDS:
             self.flush()
 

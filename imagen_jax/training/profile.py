@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 
 import jax
@@ -13,10 +11,11 @@ from etils import epath
 
 from imagen_jax.errors import UserError
 from imagen_jax.files import is_remote
+from imagen_jax.training.mirror import Mirror
 
 
 def parse_steps(text: str | None) -> tuple[int, int] | None:
-    """`--profile_steps=FIRST:LAST`, both included, or None. Raises UserError."""
+    """Parses `--profile_steps=FIRST:LAST`, both inclusive; None stays None. Raises UserError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", text)
@@ -29,51 +28,53 @@ def parse_steps(text: str | None) -> tuple[int, int] | None:
 
 
 class Profile:
-    """Traces the steps FIRST to LAST that this process does, counted from 1.
+    """Traces the steps FIRST to LAST of this process, counted from 1.
 
     Args:
-      steps: which, or None for no trace.
-      directory: where the trace goes, `plugins/profile/...` below it.
-      tell: prints a line.
+      steps: FIRST and LAST, or None for no trace.
+      directory: the trace is written to `plugins/profile/...` below it.
+      print_line: prints a line.
     """
 
     def __init__(
-        self, steps: tuple[int, int] | None, directory: epath.Path, tell: Callable[[str], None]
+        self,
+        steps: tuple[int, int] | None,
+        directory: epath.Path,
+        print_line: Callable[[str], None],
     ):
-        self._steps, self._directory, self._tell = steps, directory, tell
+        self._steps, self._directory, self._print_line = steps, directory, print_line
         self._done = 0
-        self._local: str | None = None
+        self._tracing = False
+        self._mirror: Mirror | None = None
 
     def step(self, number: int) -> contextlib.AbstractContextManager[object]:
-        """Around the dispatch of step `number` of the run."""
+        """A context for the dispatch of step `number` of the run."""
         self._done += 1
         if self._steps is None:
             return contextlib.nullcontext()
         if self._done == self._steps[0]:
-            # The profiler writes to local files only.
-            remote = is_remote(self._directory)
-            self._local = tempfile.mkdtemp() if remote else str(self._directory)
-            jax.profiler.start_trace(self._local)
+            directory = self._directory
+            if is_remote(directory):  # the profiler writes local files only
+                self._mirror = Mirror(directory)
+                directory = self._mirror.local
+            jax.profiler.start_trace(str(directory))
+            self._tracing = True
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     def dispatched(self, result: object) -> None:
-        """After the dispatch; the last step is waited for, so that the trace has it whole."""
-        if self._local is not None and self._done >= self._steps[1]:
+        """Call it after the dispatch; waits for LAST, so that the trace holds all of it."""
+        if self._tracing and self._done >= self._steps[1]:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """Writes the trace, if one is under way."""
-        if self._local is None:
+        """Ends a running trace and writes it."""
+        if not self._tracing:
             return
-        local, self._local = self._local, None
+        self._tracing = False
         jax.profiler.stop_trace()
-        if is_remote(self._directory):
-            source = epath.Path(local)
-            for root, _, names in source.walk():
-                place = self._directory / root.relative_to(source)
-                place.mkdir(parents=True, exist_ok=True)
-                for name in names:
-                    (root / name).copy(place / name, overwrite=True)
-            shutil.rmtree(local)
-        self._tell(f"profile of {self._steps[0]}:{self._steps[1]} written to {self._directory}")
+        if self._mirror is not None:
+            self._mirror.close()
+        self._print_line(
+            f"profile of {self._steps[0]}:{self._steps[1]} written to {self._directory}"
+        )

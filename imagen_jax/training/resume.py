@@ -1,4 +1,4 @@
-"""Where a run starts: at the newest checkpoint that is whole and belongs to the same settings."""
+"""Finds the checkpoint to continue from: the newest undamaged one, with the same settings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunIn
 from imagen_jax.training.counters import Saved
 from imagen_jax.training.state import TrainState
 
-# What may differ between a checkpoint and the config that continues it: lengths, intervals,
-# places and devices. Everything else would make a different run under the same name.
+# Settings that may differ between a checkpoint and the config that continues it: lengths,
+# intervals, paths and devices. Any other change would make a different run in the same directory.
 CHANGEABLE = (
     "data.max_bad_share",
     "data.num_threads",
@@ -39,7 +39,7 @@ CHANGEABLE = (
 
 
 def finished_step(checkpoints: Checkpoints, stage: Stage, encoder: TextSource) -> int | None:
-    """The step of the newest checkpoint if the run has come to its end; no arrays are read.
+    """The step of the newest checkpoint if the run is complete, else None; reads no arrays.
 
     Raises:
       UserError: the checkpoint belongs to other settings.
@@ -58,28 +58,29 @@ def newest_good(
     abstract: TrainState,
     stage: Stage,
     encoder: TextSource,
-    tell: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> Saved | None:
-    """Reads the newest checkpoint that is whole; damaged ones are told of and moved aside.
+    """Reads the newest undamaged checkpoint; moves damaged ones aside, with a warning.
 
     Args:
       checkpoints: of the stage.
       abstract: shapes and shardings of the state.
-      stage, encoder: what the run that continues was asked for.
-      tell: prints a line.
+      stage, encoder: of the run that continues.
+      print_line: prints a line.
 
     Returns:
-      None if there is no checkpoint at all.
+      None if there is no checkpoint.
 
     Raises:
-      UserError: all are damaged (then none is moved), or the newest belongs to other settings.
+      UserError: all checkpoints are damaged (then none is moved), or the newest undamaged one
+        belongs to other settings.
     """
     damaged: dict[int, str] = {}
     good: Saved | None = None
     for step in checkpoints.steps:
         try:
             info = checkpoints.info(step)
-            # Of those before the good one, only what Orbax reads before it can save is looked at.
+            # Of older checkpoints only the metadata is read: Orbax needs it to save.
             if good is None:
                 check_same_settings(info, stage, encoder)
                 state = checkpoints.restore(step, abstract)
@@ -90,11 +91,11 @@ def newest_good(
         raise UserError(
             f"no checkpoint of stage {stage.name!r} can be used:\n"
             + "\n".join(f"  {reason}" for reason in damaged.values())
-            + "\nNothing was changed. Bring back a copy, or move the stage's directory away to "
-            "start again (with --init_from=... from its ema/ weights, if those are whole)."
+            + "\nNothing was changed. Restore a copy, or move the stage's directory away to start "
+            "again (with --init_from=... from its ema/ weights, if those are undamaged)."
         )
     for step, reason in damaged.items():
-        tell(f"warning: {reason}; it is kept as {checkpoints.set_aside(step)}")
+        print_line(f"warning: {reason}; it is kept as {checkpoints.set_aside(step)}")
     return good
 
 
@@ -108,7 +109,7 @@ def check_same_settings(info: RunInfo, stage: Stage, encoder: TextSource) -> Non
 def check_same_encoder(
     what: str, identity: str, config: CascadeConfig, encoder: TextSource
 ) -> None:
-    """Raises UserError if weights were trained with another text encoder than this one."""
+    """Raises UserError if `what` was trained with another text encoder than `encoder`."""
     if identity != encoder.identity:
         raise UserError(
             f"{what} was trained with text encoder {identity[:12]}, but "
@@ -117,12 +118,12 @@ def check_same_encoder(
 
 
 def check_same_run(saved: dict[str, Any], config: CascadeConfig, stage: str) -> None:
-    """Refuses to continue a run with settings that would make it another one.
+    """Refuses to continue a run with changed settings, other than `CHANGEABLE` ones.
 
     Raises:
       UserError: shows each differing key with both values and the remedy.
     """
-    # Settings that came with a later version have their defaults in an older checkpoint.
+    # An older checkpoint has the defaults of settings that were added later.
     whole = to_json_dict(from_json_dict(saved))
     old, new = (_relevant(values, stage) for values in (whole, to_json_dict(config)))
     differences = [
@@ -140,7 +141,7 @@ def check_same_run(saved: dict[str, Any], config: CascadeConfig, stage: str) -> 
 
 
 def _relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
-    """Flat settings of the cascade and of this stage (its prefix removed), no other stage's."""
+    """Flat settings of the cascade and of this stage, without the prefix of the stage."""
     prefix = f"stages.{stage}."
     flat = flatten(values)
     return {

@@ -1,4 +1,4 @@
-"""What a run is about to do, printed before it does it."""
+"""The summary of a run that is printed at its start."""
 
 from __future__ import annotations
 
@@ -28,34 +28,33 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def human_bytes(size: float) -> str:
-    """For example "1.5 GiB"."""
+    """A size in bytes with its unit, such as "1.5 GiB"."""
     exponent = min(int(math.log(max(size, 1), 1024)), 4)
     unit = ("B", "KiB", "MiB", "GiB", "TiB")[exponent]
     return f"{size / 1024**exponent:.1f} {unit}"
 
 
 def describe_layout(mesh: Mesh, state: TrainState) -> list[str]:
-    """What is cut over which axes: a line for each layout, with its size whole and on a device.
+    """One line for each layout of arrays over the mesh, with total size and size per device.
 
-    Nothing on one device, where there is nothing to tell.
+    Empty on one device.
     """
     if mesh.size == 1:
         return []
     groups: dict[str, list[jax.ShapeDtypeStruct]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         axes = [axis for axis in leaf.sharding.spec if axis is not None]
-        layout = "cut over " + " and ".join(axes) if axes else "whole on every device"
+        layout = "sharded over " + " and ".join(axes) if axes else "whole on every device"
         rule = rule_of(path_string(path))
         if "tensor" in axes:
             layout += f" ({rule.why})"
         groups.setdefault(layout, []).append(leaf)
     lines = []
     for layout, leaves in sorted(groups.items(), key=lambda item: -bytes_per_device(item[1])):
-        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        each = bytes_per_device(leaves)
+        total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         lines.append(
-            f"{layout}: {len(leaves)} arrays, {human_bytes(whole)}, "
-            f"{human_bytes(each)} on each device"
+            f"{layout}: {len(leaves)} arrays, {human_bytes(total)}, "
+            f"{human_bytes(bytes_per_device(leaves))} on each device"
         )
     return lines
 
@@ -64,8 +63,8 @@ def describe(stage: Stage, mesh: Mesh, state: TrainState) -> str:
     """The start-up message of one stage.
 
     Args:
-      stage: what is trained.
-      mesh: what it runs on.
+      stage: the stage.
+      mesh: the devices.
       state: the abstract train state, with shardings.
     """
     config, train = stage.config, stage.config.train

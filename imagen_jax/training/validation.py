@@ -1,7 +1,8 @@
-"""The loss on held-out pictures: the same pictures, captions, times and noise at every step.
+"""The loss on held-out pictures, with the same pictures, captions, times and noise at every step.
 
-So its values can be compared between the steps of a run, and between runs on the same data whose
-stages have the same resolutions, prediction and weighting, whatever their seed, batch size or mesh.
+So its values can be compared between the steps of a run. They can also be compared between runs on
+the same data with the same resolutions, prediction and weighting, whatever the seed, batch size or
+mesh.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from imagen_jax.training.step import (
 )
 from imagen_jax.types import Array, Batch, Params, normalize_image
 
-# Not the seed of the run, so that runs can be compared.
+# Independent of the run's seed, so that runs can be compared.
 SEED = 0
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -40,14 +41,14 @@ class Validation:
     """The validation loss of one stage.
 
     Args:
-      stage: what is trained.
+      stage: the stage.
       encoder: the frozen text encoder, on the mesh.
       mesh: the devices.
-      train_source: what the stage trains on.
+      train_source: the training data of the stage.
 
     Attributes:
-      note: what the loss is taken over, or why there is none.
-      source: of the held-out pictures, None where there is no validation.
+      note: the pictures of the validation, or why there is none, for the log.
+      source: of the held-out pictures; None without validation.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class Validation:
         self.source = load_stage_source(stage.cascade, stage.name, "held_out")
         self._number = min(train.validation_images, len(self.source))
         if not self._number:
-            self.note = "no validation: none of the pictures falls into the held-out split"
+            self.note = "no validation: the held-out split is empty"
             return
         needed = self._number if self.source.endless else len(self.source)
         check_covers(encoder, "held_out", needed, "the validation reads")
         self.note = f"validation on {self._number} held-out pictures"
         if not train_source.endless and len(self.source) == len(train_source):
-            # A set that is too small to be split, see SplitRecords.
+            # The data set is too small to be split, see SplitRecords.
             self.note = (
                 f"validation on {self._number} of the training pictures: too few to hold any out"
             )
@@ -92,7 +93,7 @@ class Validation:
         return self._number > 0
 
     def __call__(self, params: Params) -> dict[str, float | dict[str, float]]:
-        """The loss of `params` (the EMA), in all and by log-SNR, as plain numbers."""
+        """The loss of `params` (the EMA), total and by log-SNR, as Python numbers."""
         batches = device_batches(self._host_batches(), self._encoder, self._rows)
         sums = [
             self._sums(params, batch, *rows)
@@ -105,7 +106,7 @@ class Validation:
         }
 
     def _host_batches(self) -> Iterator[dict[str, object]]:
-        """This process's rows; the last batch of each shape is filled up."""
+        """Batches of this process's rows; the last one of each shape is filled up."""
         for index, weight in self._local_rows():
             first = index[0] - self._rows.local[0]
             items = [self._items[i if w else first] for i, w in zip(index, weight, strict=True)]
@@ -116,12 +117,12 @@ class Validation:
             }
 
     def _numbers(self) -> Iterator[tuple[Array, Array]]:
-        """The index of each row `[B]` int32 and its weight `[B]`, 0 where it fills the batch."""
+        """The index `[B]` int32 and weight `[B]` of the rows; weight 0 fills up a batch."""
         for index, weight in self._local_rows():
             yield self._rows.global_array(index), self._rows.global_array(weight)
 
     def _local_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Index and weight of this process's rows; items of one shape follow each other."""
+        """Index and weight of this process's rows; items of one shape are consecutive."""
         end = 0
         for _, group in itertools.groupby(self._items, lambda item: item.image.shape):
             begin, end = end, end + len(list(group))
@@ -135,9 +136,9 @@ def make_validation_sums(
 ) -> Callable[[Params, Batch, Array, Array], dict[str, Array]]:
     """`sums(params, batch, index, weight)`: "bucket_loss" and "bucket_count" `[5]` of a batch.
 
-    `index` `[B]` int32 counts the pictures of the whole set and alone decides their times, spread
-    evenly over [0, 1), and noise; `weight` `[B]` is 1 for those that count, else 0. No caption is
-    dropped, and nothing is dropped out.
+    `index` `[B]` int32 is the number of each picture in the whole set. It alone decides the noise
+    and the time, which are spread evenly over [0, 1). `weight` `[B]` is 1, or 0 for rows that fill
+    up the batch. No caption is dropped, and there is no dropout.
     """
     loss_of_draws = make_loss_of_draws(stage)
     factor = stage.factor
@@ -145,7 +146,7 @@ def make_validation_sums(
     def draw(index: Array, shape: tuple[int, ...]) -> Draws:
         key = jax.random.fold_in(jax.random.key(SEED), index)
         noise_key, aug_key, aug_noise_key = jax.random.split(key, 3)
-        # Multiples of the golden ratio: neighbours, which may be alike, get times far apart.
+        # Multiples of the golden ratio: neighbours, which may be similar, get distant times.
         t = (index * GOLDEN_RATIO + 0.5) % 1.0
         draws = Draws(t=t, eps=jax.random.normal(noise_key, shape))
         if factor:
@@ -167,7 +168,7 @@ def make_validation_sums(
 
 
 def crop(image: np.ndarray, stage: Stage) -> np.ndarray:
-    """The middle of `[H, W, 3]` where the stage trains on crops, at a multiple of its factor."""
+    """The central crop of `[H, W, 3]` at a multiple of the factor; all if not trained on crops."""
     size = stage.config.train.crop_size
     if not size:
         return image

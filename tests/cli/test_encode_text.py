@@ -173,7 +173,7 @@ def test_training_on_the_store_ends_as_training_with_the_encoder(store, tmp_path
 
     for flags, message in (
         ((stored, "--config.text.max_length=9"), "config.text.max_length: 8 in the store, 9 now"),
-        ((stored, "--config.stages.base.train.num_steps=25"), "and 25 steps read 100"),
+        ((stored, "--config.stages.base.train.num_steps=25"), "but 25 steps read 100"),
     ):
         output = finish(train(tmp_path / "new", *flags), status=2)
         assert message in output, output

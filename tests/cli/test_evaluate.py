@@ -18,18 +18,19 @@ def test_a_run_is_evaluated_and_compared_with_itself(workdir, tmp_path, capsys):
     assert status == 0, printed.err
     assert "sr16, from true" in printed.out and "too small to be read" in printed.out
     # 5 prompts and 7 more of each for diversity in both stages, and 5 true ones.
-    assert "85 pictures drawn" in printed.out and "0 were there" in printed.out
+    assert "85 pictures drawn" in printed.out and "0 drawn before" in printed.out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["settings"]["stages"]["base"]["sampling"]["guidance_weight"] == 1.5
+    assert report["settings"]["stages"]["base"]["sampling"]["guidance"]["weight"] == 1.5
     assert report["settings"]["stages"]["sr16"]["sampling"]["num_steps"] == 1
     assert (tmp_path / "out" / "report.html").read_text().count("<img") == 5 * 2
     # Nothing could be scored, so nothing can be compared.
     other = f"--compare={tmp_path / 'out' / 'report.json'}"
     assert evaluate.main([*arguments, other]) == 2
     printed = capsys.readouterr()
-    assert "85 were there" in printed.out and "no scored stage in common" in printed.err
+    assert "85 drawn before" in printed.out and "no scored stage in common" in printed.err
     assert evaluate.main([*arguments, "--eta=0.5"]) == 2
-    assert "stages.base.sampling.eta: 0.0 there, 0.5 now" in capsys.readouterr().err
+    message = "stages.base.sampling.sampler.eta: 0.0 in the directory, 0.5 now"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -139,5 +139,5 @@ def test_local_devices(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "4 x local device (data 2 x fsdp 2 x tensor 1)" in done.stdout
     assert "all-gather" in done.stdout and "all-to-all" not in done.stdout
-    assert "nothing is known of the speed of this device" in done.stdout
+    assert "the speed of this device is not in the table" in done.stdout
     assert "fits         unknown" in done.stdout

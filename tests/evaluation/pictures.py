@@ -168,7 +168,7 @@ def true_pictures(
 def wrong_pictures(
     number: int, size: int, kind: str, distortion: str = "as drawn", seed: int = 0
 ) -> Iterator[tuple[np.ndarray, Caption, Scene | None]]:
-    """Pictures in which one thing, `kind`, is not as the caption claims."""
+    """Pictures that differ from the claims of the caption in one respect, `kind`."""
     rng = np.random.default_rng(seed)
     index = 0
     while number > 0:

@@ -2,6 +2,7 @@ import pytest
 
 from imagen_jax.data.builtin.shapes import Caption, ObjectClaim
 from imagen_jax.errors import UserError
+from imagen_jax.evaluation.caption_accuracy import Score
 from imagen_jax.evaluation.caption_check import check, holds
 from imagen_jax.evaluation.scene_reader import SeenObject, SeenScene
 
@@ -12,10 +13,9 @@ def seen_object(words: str, x: float = 0.5, y: float = 0.5) -> SeenObject:
 
 
 def failed(objects, said: Caption, background: str = "white") -> set[str]:
-    verdict = check(SeenScene(background, tuple(objects)), said)
-    wrong = {part for part, holds_true in verdict.parts.items() if not holds_true}
-    assert verdict.accepted == (not wrong)
-    return wrong
+    score = Score(check(SeenScene(background, tuple(objects)), said), seen="")
+    assert score.accepted == (not score.failed)
+    return set(score.failed)
 
 
 RED_CIRCLE = ObjectClaim("red", "circle")

@@ -1,4 +1,4 @@
-"""A whole evaluation: of a cascade that draws what it is asked for, and of a tiny real one."""
+"""Whole evaluations: of a cascade that draws the true pictures, and of a tiny real one."""
 
 import dataclasses
 import html.parser
@@ -20,11 +20,13 @@ from imagen_jax.config import (
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import DDIM
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation import caption_accuracy
+from imagen_jax.evaluation import report as report_module
+from imagen_jax.evaluation import shapes_scorer
+from imagen_jax.evaluation.caption_accuracy import Score
 from imagen_jax.evaluation.evaluate import Request, evaluate
 from imagen_jax.evaluation.prompts import load_prompts
-from imagen_jax.evaluation.report import text_report
 from imagen_jax.evaluation.scene_reader import SeenScene
+from imagen_jax.evaluation.tables import text_report
 from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.sampling import Cascade
 from imagen_jax.stage import open_stage
@@ -59,7 +61,7 @@ def weights(params, digest):
 
 
 class PerfectCascade:
-    """Draws the true picture of each prompt, but of `wrong` ones a blank, and a little darker."""
+    """Draws the true picture of each prompt, a blank for `wrong` ones; sr64 is a little darker."""
 
     def __init__(self, prompts, wrong=()):
         self.artefact = Artefact(
@@ -183,7 +185,7 @@ class Page(html.parser.HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_has_failures_first_and_nothing_from_elsewhere(perfect, prompts):
+def test_the_page_has_failures_first_and_loads_no_other_file(perfect, prompts):
     _, out = perfect
     text = (out / "report.html").read_text()
     page = Page(text)
@@ -218,11 +220,11 @@ def random_cascade():
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypatch, prompts):
+def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, prompts):
     cascade = random_cascade()
-    # Noise has many "objects", and reading them slowly is no matter of this test.
+    # Noise has many "objects", which would take long to read.
     monkeypatch.setattr(
-        caption_accuracy, "read_scene", lambda image: SeenScene(f"{image.mean():.2f}", ())
+        shapes_scorer, "read_scene", lambda image: SeenScene(f"{image.mean():.2f}", ())
     )
     # One batch size, so that each stage compiles once.
     request = dataclasses.replace(REQUEST, num_true=16)
@@ -263,19 +265,19 @@ def test_an_interrupted_evaluation_ends_as_an_undisturbed_one(tmp_path, monkeypa
     assert len(calls) == done
 
 
-def test_another_evaluation_is_not_let_into_the_directory(perfect, prompts, tmp_path):
+def test_a_directory_of_another_evaluation_is_refused(perfect, prompts, tmp_path):
     _, out = perfect
     cascade = PerfectCascade(prompts)
     warmer = dataclasses.replace(SAMPLE, guidance=Guidance(7.0))
     request = dataclasses.replace(REQUEST, sampling={"base": warmer, "sr64": SAMPLE})
-    message = r"stages.base.sampling.guidance_weight: 1.0 there, 7.0 now"
+    message = r"stages.base.sampling.guidance.weight: 1.0 in the directory, 7.0 now"
     with pytest.raises(UserError, match=message):
         evaluate(cascade, SHAPES, prompts, request, out)
     artefact = cascade.artefact
     cascade.artefact = dataclasses.replace(
         artefact, stages={**artefact.stages, "base": weights({}, "other")}
     )
-    with pytest.raises(UserError, match=r"weights_sha256: base there, other now"):
+    with pytest.raises(UserError, match=r"weights_sha256: base in the directory, other now"):
         evaluate(cascade, SHAPES, prompts, REQUEST, out)
     cascade.artefact = artefact
     with pytest.raises(UserError, match="prompts_sha256"):
@@ -304,20 +306,59 @@ def test_super_resolution_alone(prompts, tmp_path):
     assert len(Page((tmp_path / "report.html").read_text()).sources) == 3 * 6
 
 
-def test_files_have_no_scorer_but_nearest_pictures(tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+def folder_of_six(directory):
+    """Pictures of red 40 i, i = 0 to 5."""
+    directory.mkdir()
     for number in range(6):
-        Image.new("RGB", (64, 64), (40 * number, 0, 0)).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(f"<b>number {number}</b>")
-    data = DataConfig(source="folder", path=str(folder))
+        Image.new("RGB", (64, 64), (40 * number, 0, 0)).save(directory / f"{number}.png")
+        (directory / f"{number}.txt").write_text(f"<b>number {number}</b>")
+    return DataConfig(source="folder", path=str(directory))
+
+
+class BrightnessScorer:
+    """Accepts pictures whose red channel is below 150."""
+
+    groups = ("any",)
+    parts = ("brightness",)
+    min_resolution = 64
+
+    def prompts(self, number):
+        raise NotImplementedError
+
+    def score(self, pictures, prompts):
+        reds = [int(picture[..., 0].mean()) for picture in pictures]
+        assert len(reds) == len(prompts)
+        return [Score({"brightness": red < 150}, f"red {red}") for red in reds]
+
+
+def test_a_report_uses_the_scorer_of_the_source(tmp_path, monkeypatch):
+    data = folder_of_six(tmp_path / "pictures")
+    prompts = load_prompts(data, 6)
+    monkeypatch.setattr(report_module, "scorer_of", lambda data: BrightnessScorer())
+    report = evaluate(PerfectCascade(prompts), data, prompts, REQUEST, tmp_path / "out")
+    # sr64 draws two units less.
+    numbers = [int(re.search(r"\d", prompt.text)[0]) for prompt in prompts.prompts]
+    reds = [max(40 * number - 2, 0) for number in numbers]
+    seen = [row["scores"]["sr64"]["seen"] for row in report["prompts"]]
+    assert seen == [f"red {red}" for red in reds]
+    accuracy = report["stages"]["sr64"]["accuracy"]["all"]
+    hits = sum(red < 150 for red in reds)
+    assert 0 < hits < 6
+    assert accuracy["accepted"]["hits"] == accuracy["parts"]["brightness"]["hits"] == hits
+    assert "accuracy" not in report["stages"]["base"] and "nearest" not in report
+    (note,) = [note for note in report["notes"] if "too small to be read" in note]
+    assert note.startswith("base: pictures of 32 pixels") and "at least 64" in note
+
+
+def test_files_have_no_scorer_but_nearest_pictures(tmp_path):
+    data = folder_of_six(tmp_path / "pictures")
     prompts = load_prompts(data, 6)
     report = evaluate(PerfectCascade(prompts), data, prompts, REQUEST, tmp_path / "out")
     assert any("not scored: there is no scorer for folder" in note for note in report["notes"])
     assert "accuracy" not in report["stages"]["base"]
     assert report["stages"]["sr64"]["super_resolution"]["from_truth"]["psnr"] > 40
     for row in report["prompts"]:
-        # Not a moved pixel, only two units of darkness in three channels, or less at 0.
+        # Pixels differ by the two units by which the cascade draws darker, or less at 0.
         assert row["nearest"]["item"] == int(re.search(r"\d", row["text"])[0])
         assert row["nearest"]["distance"] <= 2.0
     assert report["nearest"]["looked_through"] == report["nearest"]["training_pictures"] == 6

@@ -76,7 +76,7 @@ def test_diversity_is_the_mean_over_pairs():
 
 def test_psnr():
     assert super_resolution.psnr(plain(5, 5, 5), plain(6, 6, 6)) == pytest.approx(48.1308, abs=1e-4)
-    assert super_resolution.psnr(plain(5, 5, 5), plain(5, 5, 5)) == super_resolution.HIGHEST_PSNR
+    assert super_resolution.psnr(plain(5, 5, 5), plain(5, 5, 5)) == super_resolution.MAX_PSNR
 
 
 def test_fidelity_sees_a_drift_and_ignores_added_detail():
@@ -84,7 +84,7 @@ def test_fidelity_sees_a_drift_and_ignores_added_detail():
     picture = low_res.repeat(2, axis=0).repeat(2, axis=1)
     detail = np.tile(np.array([[40, -40], [-40, 40]]), (4, 4))[..., None]
     found = super_resolution.fidelity((picture + detail).astype(np.uint8), low_res)
-    assert found.consistency == super_resolution.HIGHEST_PSNR and found.drift == (0.0, 0.0, 0.0)
+    assert found.consistency == super_resolution.MAX_PSNR and found.drift == (0.0, 0.0, 0.0)
     moved = (picture + detail + np.array([3, 0, -2])).astype(np.uint8)
     found = super_resolution.fidelity(moved, low_res)
     assert found.drift == pytest.approx((3, 0, -2))
@@ -119,5 +119,5 @@ def test_the_nearest_training_picture(tmp_path):
     found = nearest.nearest(plain(188, 0, 0, side=64), training)
     assert found.item == 2
     assert found.distance == pytest.approx(12 / math.sqrt(3), rel=1e-5)  # float32
-    assert nearest.load_training_pictures(data, most=2).items.tolist() == [0, 2]
-    assert nearest.load_training_pictures(data, most=1).items.tolist() == [0]
+    assert nearest.load_training_pictures(data, limit=2).items.tolist() == [0, 2]
+    assert nearest.load_training_pictures(data, limit=1).items.tolist() == [0]

@@ -1,4 +1,4 @@
-"""The prompts of an evaluation: which groups, held out of what, the same for every checkpoint."""
+"""The prompts of an evaluation: groups, held-out scenes, the same for every checkpoint."""
 
 import collections
 import itertools
@@ -11,8 +11,9 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.builtin.shapes import held_out_pairs, is_held_out_triple
 from imagen_jax.data.source import hash01
 from imagen_jax.errors import UserError
-from imagen_jax.evaluation.caption_accuracy import score_all
-from imagen_jax.evaluation.prompts import SHAPES_GROUPS, load_prompts
+from imagen_jax.evaluation.prompts import load_prompts
+from imagen_jax.evaluation.shapes_prompts import SHAPES_GROUPS
+from imagen_jax.evaluation.shapes_scorer import ShapesScorer
 
 SHAPES = DataConfig(source="shapes")
 
@@ -24,7 +25,7 @@ def pairs(claims):
 def test_each_group_is_held_out_as_its_name_says():
     counts = collections.Counter()
     for prompt in load_prompts(SHAPES, 150).prompts:
-        claims = prompt.caption
+        claims = prompt.claims
         assert claims.text == prompt.text
         unseen_pair = any(pair in held_out_pairs() for pair in pairs(claims))
         unseen_triple = claims.kind == "relation" and is_held_out_triple(
@@ -47,7 +48,7 @@ def test_a_short_evaluation_is_the_beginning_of_a_long_one():
     assert short.prompts == long.prompts[:37]
     counts = collections.Counter(prompt.group for prompt in short.prompts)
     assert sorted(counts.values()) == [7, 7, 7, 8, 8]
-    again = [prompt.again(k) for prompt in long.prompts for k in (1, 2)]
+    again = [prompt.repeated(k) for prompt in long.prompts for k in (1, 2)]
     seeds = {prompt.seed for prompt in (*long.prompts, *again)}
     assert len(seeds) == 180 and all(0 <= seed < 2**32 for seed in seeds)
     assert len({prompt.name for prompt in (*long.prompts, *again)}) == 180
@@ -55,7 +56,7 @@ def test_a_short_evaluation_is_the_beginning_of_a_long_one():
 
 def test_true_pictures_obey_their_captions():
     prompts = load_prompts(SHAPES, 50)
-    scores = score_all(prompts.true_pictures(64), prompts.prompts)
+    scores = ShapesScorer().score(prompts.true_pictures(64), prompts.prompts)
     # The scorer takes 99.5 % of true pictures: three refusals have probability 0.002.
     assert sum(score.accepted for score in scores) >= 48
 
@@ -84,7 +85,7 @@ def test_files_give_captions_that_training_shows_and_others(tmp_path):
     assert prompts.prompts[:11] == load_prompts(data, 11).prompts
 
 
-def test_a_folder_too_small_to_hold_pictures_out_is_said(tmp_path):
+def test_a_folder_too_small_for_a_held_out_split_is_noted(tmp_path):
     prompts = load_prompts(write_folder(tmp_path / "few", 5), 20)
     assert "too small" in prompts.notes[0]
     assert len(prompts.prompts) == 20

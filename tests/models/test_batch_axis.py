@@ -1,4 +1,4 @@
-"""Activations stay cut over the batch, so that kernels travel and pictures do not."""
+"""Activations stay sharded over the batch, so that kernels are sent and pictures are not."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from imagen_jax.config import MeshConfig, load_config
 from imagen_jax.models import batch_axis
 from imagen_jax.parallel import mesh as mesh_lib
-from imagen_jax.planning.hlo import read_traffic
+from imagen_jax.planning.traffic import read_traffic
 from imagen_jax.stage import open_stage
 from imagen_jax.training.program import TrainProgram
 
@@ -22,7 +22,7 @@ def test_only_a_batch_that_divides_is_cut_and_only_under_a_mesh():
     x = jax.device_put(jnp.ones((3, 16, 5)), NamedSharding(mesh, PartitionSpec()))
 
     def layout(axis):
-        return jax.jit(lambda x: batch_axis.over_batch(x, axis))(x).sharding.spec
+        return jax.jit(lambda x: batch_axis.shard_over_batch(x, axis))(x).sharding.spec
 
     assert layout(1) == PartitionSpec()
     with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""What the compiled programs send between devices: parameters and sums, never rows of the batch."""
+"""Compiled programs send parameters and sums between devices, never rows of the batch."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The options compile on this backend and do what their comment says."""
+"""The options are accepted by this backend and keep convolutions in XLA."""
 
 from __future__ import annotations
 

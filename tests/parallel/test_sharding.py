@@ -20,7 +20,7 @@ from imagen_jax.parallel.mesh import (
 from imagen_jax.parallel.sharding import partition_spec, tree_shardings
 
 
-def test_what_is_left_over_goes_to_minus_one():
+def test_an_axis_of_minus_one_takes_the_remaining_devices():
     mesh = make_mesh(MeshConfig(data=-1, fsdp=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert set(mesh.axis_types) == {AxisType.Auto}
@@ -72,8 +72,8 @@ def test_the_largest_divisible_axis_is_sharded(path, shape, spec):
         (5, 16, 8, 2),
         (29, 32, 256, 4),  # the paper's base on TPU v4
         (29, 16, 12, 12),  # divisors of 12 are 1, 2, 3, 4, 6, 12
-        (1000, 16, 8, 8),  # as far as it goes
-        (1000, None, 8, 1),  # nobody knows
+        (1000, 16, 8, 8),  # the most that is possible
+        (1000, None, 8, 1),  # unknown memory
     ],
 )
 def test_fsdp_is_the_least_that_leaves_room(state_gib, memory_gib, within, fsdp):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from imagen_jax.planning.hlo import Collective, read_shapes, read_traffic
+from imagen_jax.planning.hlo import read_shapes
+from imagen_jax.planning.traffic import Collective, read_traffic
 
 
 @pytest.mark.parametrize(

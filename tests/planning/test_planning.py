@@ -1,4 +1,4 @@
-"""Topologies, the estimate, the cache and what a plan says."""
+"""Topologies, the estimate, the cache and the text of a plan."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from imagen_jax.config import load_config
 from imagen_jax.errors import UserError
 from imagen_jax.planning import cache, report
 from imagen_jax.planning.estimate import estimate
-from imagen_jax.planning.hlo import Collective, Traffic
 from imagen_jax.planning.programs import Facts, needed_bytes
 from imagen_jax.planning.report import Plan, describe, remedies, to_json_dict
 from imagen_jax.planning.topology import Topology, parse_topology
+from imagen_jax.planning.traffic import Collective, Traffic
 
 GIB = 2**30
 
@@ -224,7 +224,7 @@ def test_the_key_changes_with_all_that_the_program_depends_on(config, monkeypatc
         return dataclasses.replace(config, stages=config.stages | {"base": stage})
 
     assert key() == key()
-    # Neither what is done with the program nor another stage is part of it.
+    # Neither sampling settings nor the cascade's name and seed change the train program.
     assert key() == key(dataclasses.replace(config, name="x", seed=3))
     assert key() == key(changed("sample", num_steps=9))
     keys = [

@@ -1,8 +1,8 @@
-"""A linear probe reads what a caption says from the embedded encoder's output.
+"""A linear probe reads the claims of a caption from the embedded encoder's output.
 
-The probe sees only the mean of the states of a caption's valid tokens: one vector of the
-encoder's width, the same for every phrasing, no positions, no words. It is a multinomial logistic
-regression, fitted on some captions and scored on others that are not among the first.
+The probe sees only the mean of the states of a caption's valid tokens: one vector of the encoder's
+width, without positions or words. It is a multinomial logistic regression, fitted on some captions
+and scored on others.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from imagen_jax.data.builtin.shapes import captions
 from imagen_jax.text.encoder import load_encoder
 
 LENGTH = 24
-# Nobody can draw what the text condition does not hold; the rest of the error is the U-Net's.
+# A U-Net can draw only what the text condition holds.
 REQUIRED = 0.99
 
 

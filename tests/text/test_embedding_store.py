@@ -1,4 +1,4 @@
-"""Stored embeddings: the same as those of the encoder, and nothing else is ever read."""
+"""Stored embeddings equal those of the encoder, and a caption never gets another one's."""
 
 import collections
 import dataclasses
@@ -164,7 +164,7 @@ def test_each_difference_from_the_configuration_is_shown(store, tmp_path):
         "  config.text.max_length: 16 in the store, 32 now",
         "  config.text.cleaning: 'none' in the store, 'if-1' now",
     ]
-    # Where the encoder is not, the store knows.
+    # Without the encoder's files its hashes are taken from the store.
     elsewhere = TextConfig(encoder="/on/another/machine", max_length=16)
     assert open_store(str(store), elsewhere).identity == open_store(str(store), TEXT).identity
 
@@ -176,7 +176,7 @@ def test_a_store_of_something_else_or_half_a_store_is_refused(store, tmp_path):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["meta"]["kind"] = "pictures"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="is a store of something else"):
+    with pytest.raises(UserError, match="does not hold text embeddings"):
         open_store(str(copy), TEXT)
     make(tmp_path / "half", process_index=0, process_count=2)
     with pytest.raises(UserError, match="not complete"):
@@ -209,10 +209,10 @@ def test_damage_is_found_and_named(store, tmp_path):
     assert errors > 5
 
 
-def test_records_of_another_caption_are_not_believed(store):
+def test_records_of_another_caption_are_refused(store):
     stored = StoredText(store)
     stored._places = np.roll(stored._places, 1)
-    with pytest.raises(UserError, match="another caption"):
+    with pytest.raises(UserError, match="not of the caption"):
         stored.find(every_caption()[0])
 
 
@@ -244,7 +244,7 @@ def test_unreadable_items_and_several_captions(tmp_path):
     assert len(stored.find("a picture of 5")[0]) and len(stored.find("a picture")[0])
 
 
-def test_sources_tell_captions_without_pictures():
+def test_sources_give_captions_without_pictures():
     for split in ("train", "held_out"):
         source = load_source(DataConfig(), split, 8)
         for index in range(50):

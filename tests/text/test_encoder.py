@@ -69,7 +69,7 @@ def test_a_changed_file_is_refused(copy, name):
 def test_bad_configurations_are_refused(copy):
     with pytest.raises(UserError, match="no/such"):
         load_encoder(TextConfig(encoder="no/such"))
-    with pytest.raises(UserError, match="max_length is 0"):
+    with pytest.raises(UserError, match="max_length=0 must be at least 2"):
         load_encoder(TextConfig(max_length=0))
     (copy / "SHA256SUMS").unlink()
     (copy / "spiece.model").unlink()

@@ -40,7 +40,7 @@ def all_on(mesh, spec_of):
 
 
 @pytest.mark.parametrize("axis", range(4))
-def test_every_axis_can_be_the_one_that_is_cut(directory, axis):
+def test_any_axis_can_be_sharded(directory, axis):
     """Also the width of the heads, which the files do not have as an axis, and the layers."""
     mesh = make_mesh(MeshConfig(fsdp=4))
 
@@ -222,7 +222,7 @@ print("RESULT", total, local, peak - before, encoder.identity, sums, flush=True)
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_each_hold_half_and_never_more_than_that(tmp_path):
+def test_two_processes_each_load_no_more_than_their_half(tmp_path):
     """A checkpoint of T5-large's shape in float32, in two files, streams to bfloat16 shards."""
     import socket
 

@@ -86,7 +86,7 @@ def test_bfloat16_is_close_to_float32():
     assert float(jnp.linalg.norm(half - exact) / jnp.linalg.norm(exact)) < 0.03
 
 
-def test_an_id_outside_the_vocabulary_is_loud():
+def test_an_id_outside_the_vocabulary_gives_nan():
     ids, mask = random_batch(TINY, [4], 4)
     ids[0, 1] = TINY.vocab_size
     assert np.isnan(encode(random_params(TINY), TINY, ids, mask).tokens).any()

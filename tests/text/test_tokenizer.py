@@ -1,4 +1,4 @@
-"""Any text becomes ids; nothing that a caption spells out becomes a control token."""
+"""Any text becomes ids; literals in a caption never become control tokens."""
 
 import io
 

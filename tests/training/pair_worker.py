@@ -1,4 +1,4 @@
-"""One of two processes with four devices each, started by test_multiprocess.py: what they share."""
+"""One of two processes with four devices each, started by test_multiprocess.py."""
 
 import itertools
 from pathlib import Path
@@ -44,7 +44,7 @@ class Numbered:
 
 
 def rows() -> None:
-    """Every device has the rows that its place in the mesh asks for, whatever the mesh."""
+    """Every device has the rows of its place in the mesh, for any mesh."""
     interleaved = [*jax.devices()[::2], *jax.devices()[1::2]]
     by_process = [jax.devices()[i] for i in (0, 4, 1, 5, 2, 6, 3, 7)]
     settings = {"batch_size": BATCH, "image_size": 2, "seed": 5, "start_index": 11}
@@ -73,13 +73,14 @@ def rows() -> None:
             host = next(stream)
             image = batch_rows.global_array(host["image"])
             assert image.shape == (BATCH, 2, 2, 3)
-            wanted = expected[step]
             covered = set()
             for shard in image.addressable_shards:
                 here = range(*shard.index[0].indices(BATCH))
                 covered.update(here)
-                assert np.asarray(shard.data)[:, 0, 0, 0].tolist() == [wanted[row] for row in here]
-            # No row is read that no device here holds.
+                assert np.asarray(shard.data)[:, 0, 0, 0].tolist() == [
+                    expected[step][row] for row in here
+                ]
+            # Only rows of this process's devices are read.
             assert covered == set(batch_rows.local.tolist())
             replaced += sum(host["left_out"]["bad"].values())
         stream.close()
@@ -102,7 +103,7 @@ def agreement() -> None:
 
 
 def damage() -> None:
-    """What one process cannot read is damaged for both, and both go on to the one before."""
+    """A checkpoint that one process cannot read is damaged for both, which restore an older one."""
     from orbax.checkpoint import v1 as ocp
 
     mesh = make_mesh(MeshConfig(data=1, fsdp=8))

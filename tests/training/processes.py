@@ -1,4 +1,4 @@
-"""Real processes of train.py on the smallest config, and what they leave behind."""
+"""Starts real processes of train.py on the smallest config, and reads their outputs."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from imagen_jax.training.program import TrainProgram
 
 ROOT = Path(__file__).parent.parent.parent
 SMALLEST = Path(__file__).parent / "smallest_config.py"
-# train.py that also writes down what its step is fed.
+# train.py that also records the batches of its steps.
 RECORDED = Path(__file__).parent / "recorded_train.py"
-# Seconds that no process needs, on a machine that is busy with other things.
+# Seconds after which a process has failed, even on a busy machine.
 TIMEOUT = 900
 TIMING = (
     "images_per_second",
@@ -66,10 +66,10 @@ def start(
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(cache or jax.config.jax_compilation_cache_dir),
-        # What is cut short in the cache would be met by others.
+        # With a file limit the shared cache could get truncated programs.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2" if file_limit is None else "1e9",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        # A script in another directory does not have it beside it.
+        # For scripts in another directory.
         "PYTHONPATH": str(ROOT),
     }
     command = [

@@ -1,4 +1,4 @@
-"""train.py that writes down what its step is fed, to WORKDIR/fed/STEP.PROCESS.npz."""
+"""train.py that records the batches of its steps, in WORKDIR/fed/STEP.PROCESS.npz."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ compile_step = TrainProgram.compile
 
 
 class RecordedStep:
-    """The compiled step; each call leaves the rows that this process's devices hold."""
+    """The compiled step; each call writes the rows of this process's devices."""
 
     def __init__(self, program: Any):
         self._program = program

@@ -108,8 +108,8 @@ def test_every_stage_steps_in_every_shape(name):
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
-class Agreed:
-    """What processes with these digests would say to each other."""
+class FakeAgreement:
+    """The agreement of processes with these digests."""
 
     def __init__(self, *others):
         self.others = others
@@ -119,15 +119,15 @@ class Agreed:
 
 
 def test_processes_with_other_pictures_are_refused(source):
-    feed.check_same_buckets([source, None], Agreed([source.digest]))
+    feed.check_same_buckets([source, None], FakeAgreement([source.digest]))
     feed.check_same_buckets([None], None)
     with pytest.raises(UserError, match="process 2 has other pictures, or of other sizes"):
-        feed.check_same_buckets([source], Agreed([source.digest], [source.digest + 1]))
+        feed.check_same_buckets([source], FakeAgreement([source.digest], [source.digest + 1]))
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_a_run_goes_on_exactly_and_a_pair_does_the_same(tmp_path):
+def test_a_run_continues_exactly_and_a_pair_does_the_same(tmp_path):
     flags = flags_of(write(tmp_path / "set"))
     whole, parts, pair = (tmp_path / name for name in ("whole", "parts", "pair"))
     output = finish(start(whole, flags=flags, devices=2, num_steps=24, **EVERY))

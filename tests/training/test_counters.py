@@ -1,4 +1,4 @@
-"""Counters and windows: skipped steps are counted, left out of means, and end a hopeless run."""
+"""Counters and windows: skipped steps are counted, left out of means, and stop a diverged run."""
 
 import math
 import time
@@ -24,22 +24,22 @@ def metrics(loss: float, skipped: bool = False) -> dict:
 
 
 def run(flags: str, limit: int, progress: Progress) -> list[int]:
-    """The steps told of; "x" is a skipped step."""
-    told = []
-    skips = SkippedSteps(progress, limit, told.append)
+    """The reported steps; "x" in `flags` is a skipped step."""
+    reported = []
+    skips = SkippedSteps(progress, limit, reported.append)
     for step, flag in enumerate(flags, 1):
         skips.dispatched(step, jnp.bool_(flag == "x"))
         # One step behind.
-        assert all(number < step for number in told)
+        assert all(number < step for number in reported)
     skips.settle()
-    return told
+    return reported
 
 
 def test_skipped_steps_are_counted_in_all_and_in_a_row():
     progress = Progress()
     assert run(".xx.x", 3, progress) == [2, 3, 5]
     assert (progress.skipped_steps, progress.skipped_in_a_row) == (3, 1)
-    # The count goes on after a restart.
+    # The count continues after a restart.
     with pytest.raises(UserError, match=r"no step from 0 to 2 .*max_skipped_steps=3"):
         run("xx", 3, progress)
 
@@ -66,7 +66,7 @@ def test_a_window_without_a_good_step_has_no_loss():
     assert set(window.summarize(batch_size=4)) == {"images_per_second", "data_wait_share"}
 
 
-def test_a_saved_window_goes_on_as_if_nothing_had_happened():
+def test_a_saved_window_continues_with_the_same_means():
     losses = np.random.default_rng(0).random(7).astype(np.float32)
     whole, first = Window(), Window()
     for index, loss in enumerate(losses):
@@ -100,7 +100,7 @@ def test_left_out_items_are_counted_by_kind():
     counter = LeftOutItems(progress, 0.1, Agreement())
     for left_out in (bad(1), bad(0), bad(2, 5)):
         counter.add(left_out, 50)
-    for _ in range(2):  # what is settled does not count again
+    for _ in range(2):  # counts once
         counter.settle()
         assert progress.bad_items == 5
     assert progress.bad_by_kind == {"empty file": 2, "truncated picture": 3}
@@ -115,8 +115,8 @@ def test_too_many_bad_items_stop_the_run():
 
     with pytest.raises(UserError, match=r"12 of 112 pictures(.|\n)*12 truncated picture"):
         settle(0.1, bad(12), 100)
-    settle(0.1, bad(10, 10_000), 100)  # what is not wanted is not bad
-    settle(0.1, bad(40), 50)  # too few to say
+    settle(0.1, bad(10, 10_000), 100)  # filtered pictures are not bad
+    settle(0.1, bad(40), 50)  # too few pictures for a share
     settle(1.0, bad(10_000), 1)
-    # What an earlier process counted was perhaps mended.
+    # Faults that an earlier process counted may have been corrected.
     settle(0.1, bad(1), 100, bad_items=10_000)

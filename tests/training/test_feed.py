@@ -24,7 +24,7 @@ def host_batches(number, rows=8):
 
 
 class Recording:
-    """A text source that writes down what is asked of it and by which thread."""
+    """A text source that records its calls and their threads."""
 
     dim, max_length, identity, tokenizer_hash = 2, 3, "", ""
 
@@ -47,7 +47,7 @@ class Recording:
         )
 
 
-def test_text_is_one_batch_ahead_and_the_host_part_another():
+def test_text_is_encoded_one_batch_ahead_and_prepared_two_ahead():
     source, rows = Recording(), BatchRows(make_mesh(MeshConfig()), 8)
     main = threading.current_thread().name
     stream = device_batches(host_batches(5), source, rows)
@@ -57,7 +57,7 @@ def test_text_is_one_batch_ahead_and_the_host_part_another():
         assert float(batch.text.tokens[0, 0, 0]) == number
         embedded = [n for kind, n, _ in source.events if kind == "embed"]
         assert embedded == list(range(min(number + 2, 5)))
-        # While the caller is busy with this batch, nobody calls `next`.
+        # The thread prepares this batch without a further call of `next`.
         if number + 2 < 5:
             assert source.prepared[number + 2].wait(timeout=60)
     assert next(stream, None) is None
@@ -66,7 +66,7 @@ def test_text_is_one_batch_ahead_and_the_host_part_another():
     assert main not in {name for kind, _, name in source.events if kind == "prepare"}
 
 
-def test_it_is_what_encoding_each_batch_alone_gives():
+def test_batches_equal_those_encoded_one_by_one():
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     encoder = load_encoder(TextConfig(max_length=16), mesh=mesh)
     for (batch, _), host in zip(

@@ -125,7 +125,7 @@ def test_remat_and_scans_do_not_change_the_model_flops():
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = make_train_step(scanned, optimizer)
     assert 2 * plain < matrix_flops(step, state, batch, key) < 2 * plain * 4 / 3
-    # And the plain one exactly twice that of one picture, since all of it is linear in them.
+    # The plain step of two pictures has exactly twice the FLOPs of one.
     step = make_train_step(stage(), optimizer)
     # The one product beside the network sorts losses into five intervals.
     assert matrix_flops(step, state, batch, key) == 2 * plain + 2 * 2 * 5

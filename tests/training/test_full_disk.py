@@ -1,6 +1,6 @@
-"""A disk that fills up: what was saved stays whole, one message, and the run goes on later.
+"""A full disk: one message, what was saved stays whole, and the run can be continued.
 
-A limit on the size of files stands in for the disk: it needs no privileges, and is real.
+The tests limit the size of files, which needs no privileges, instead of filling a disk.
 """
 
 import shutil
@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
 # Bytes of this config: the arrays of a checkpoint are one file of 350,000, the exported weights
 # one of 100,000, and log lines come to 6,000 in the end.
 @pytest.mark.parametrize("size", [200_000, 50_000, 2_000])
-def test_a_full_disk_is_one_message_and_the_run_goes_on_later(runs, tmp_path, size):
+def test_a_full_disk_is_one_message_and_the_run_can_be_continued(runs, tmp_path, size):
     run = shutil.copytree(runs / "12", tmp_path / "run")
     leaves, progress = state_of(run, 12)
 

@@ -1,4 +1,4 @@
-"""Shares of wall time, with a clock that the test turns."""
+"""Shares of wall time, with a clock that the test sets."""
 
 import pytest
 

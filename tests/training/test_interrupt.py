@@ -1,4 +1,4 @@
-"""Signals are noted, not acted on, and the handlers before are put back."""
+"""Signals are recorded, and the previous handlers are restored."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from imagen_jax.training.interrupt import StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_handlers_are_restored(number):
+def test_the_first_signal_is_recorded_and_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopSignal() as stop:
         assert stop.received is None

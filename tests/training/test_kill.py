@@ -32,7 +32,7 @@ def logged(workdir: Path) -> int:
 
 
 def kill_somewhere(workdir: Path, rng: random.Random, steps: int) -> str:
-    """Starts or continues the run and kills it once; returns what it was doing then."""
+    """Starts or continues the run and kills it once; returns its activity at that moment."""
     begin = logged(workdir)
     process = start(workdir, num_steps=steps, **EVERY)
     moment = rng.choice(("start", "step", "checkpoint", "checkpoint", "weights"))
@@ -40,7 +40,7 @@ def kill_somewhere(workdir: Path, rng: random.Random, steps: int) -> str:
         # Anywhere from the imports to the first steps.
         time.sleep(rng.uniform(0.0, 8.0))
     else:
-        # Each life comes past one checkpoint or two, so that many fit into a run.
+        # Each process passes one or two checkpoints, so that many kills fit into a run.
         ahead = begin + rng.randrange(1, 9)
         wait_until(lambda: logged(workdir) >= min(ahead, steps - 8), process)
         if moment == "step":
@@ -48,7 +48,7 @@ def kill_somewhere(workdir: Path, rng: random.Random, steps: int) -> str:
         else:
             check = saving if moment == "checkpoint" else writing_weights
             deadline = time.monotonic() + 10
-            # Weights are written within a millisecond: they are missed now and then.
+            # Writing weights takes a millisecond, so the moment is sometimes missed.
             while not check(workdir) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0)
             if moment == "checkpoint":
@@ -66,9 +66,9 @@ def kill_somewhere(workdir: Path, rng: random.Random, steps: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_a_run_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(tmp_path):
     rng = random.Random(KILLS)
-    # Enough that no life comes to the end: each is killed within 16 steps of where it began.
+    # Enough that no process reaches the end: each is killed within 16 steps of its start.
     steps = 24 + 12 * KILLS
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(whole, num_steps=steps, **EVERY))
@@ -95,7 +95,7 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(tmp_path):
     assert "train.learning_rate: 0.001 in the checkpoint, 0.5 now" in output
     assert records(tmp_path) == lines
 
-    # Weights that a kill left behind the last checkpoint are made up for.
+    # Weights that a kill left older than the last checkpoint are exported again.
     [weights] = (tmp_path / "base" / "ema").glob("*.safetensors")
     content = weights.read_bytes()
     config = tmp_path / "base" / "ema" / "config.json"

@@ -1,4 +1,4 @@
-"""metrics.jsonl after a kill: no lines of a lost future, none cut short."""
+"""metrics.jsonl after a kill: no lines of repeated steps and no partial ones."""
 
 import json
 import math

@@ -1,8 +1,7 @@
-"""Two real processes on gloo are one job: same data, same numbers, one end.
+"""Two real processes on gloo are one job: the same data, the same numbers, a common end.
 
-Sums: with two devices a gradient is a sum of two addends, which has one value in whatever order,
-so runs on two devices agree bit for bit. On another number of devices the same sum is rounded in
-another order.
+With two devices a gradient is a sum of two addends, whose order does not matter, so runs on two
+devices agree bit for bit. On another number of devices sums are rounded differently.
 """
 
 import io
@@ -63,7 +62,7 @@ def captions_of(picture: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> list[str]:
-    """Flags of pictures that can be told apart: number i has the value 20 i, more at the left."""
+    """Flags of distinct pictures: number i has the value 20 i, and 10 more in its left half."""
     directory = tmp_path_factory.mktemp("data") / "pictures"
 
     def encoded(i: int) -> bytes:
@@ -83,13 +82,13 @@ def pictures(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory) -> Path:
-    """The run of a pair that nothing happens to."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(pictures, tmp_path_factory) -> Path:
+    """The run of a pair without interruptions."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     pair = start_pair(workdir, flags=pictures, script=RECORDED, num_steps=STEPS, **EVERY)
     main, other = finish_pair(pair)
     assert "2 x cpu" in main and "2 process(es)" in main
-    # One speaks for both.
+    # Only process 0 prints and logs.
     assert "Stage base" not in other and "step/s" not in other
     assert len(list((workdir / "base" / "tensorboard").iterdir())) == 1
     return workdir
@@ -128,7 +127,7 @@ def assert_close_end(expected: Path, actual: Path) -> None:
 
 
 def fed(workdir: Path) -> list[tuple[int, bool, int]]:
-    """What the steps of a run were fed, in order: picture, whether mirrored, which caption."""
+    """The items of a run's batches, in order: picture, whether mirrored, number of the caption."""
     encoder = load_encoder(TextConfig(max_length=8))
     encoded = [
         np.asarray(encoder.encode_captions(captions_of(i)).tokens) for i in range(len(PICTURES))
@@ -150,7 +149,7 @@ def fed(workdir: Path) -> list[tuple[int, bool, int]]:
             np.testing.assert_array_equal(image, expected)
             distance = np.abs(known - tokens.reshape(-1)).max(1)
             nearest = int(distance.argmin())
-            # On another number of devices other sums; two captions are 2 apart.
+            # Another number of devices rounds differently; two captions are 2 apart.
             assert distance[nearest] < 1e-4 < 0.1 < np.partition(distance, 1)[1]
             of, caption = divmod(nearest, len(SHAPES))
             assert of == picture, "a picture with the caption of another"
@@ -158,8 +157,8 @@ def fed(workdir: Path) -> list[tuple[int, bool, int]]:
     return items
 
 
-def test_a_pair_is_fed_whole_epochs_with_all_captions(undisturbed):
-    items = fed(undisturbed)
+def test_a_pair_is_fed_whole_epochs_with_all_captions(uninterrupted):
+    items = fed(uninterrupted)
     number = len(PICTURES)
     orders = [[item[0] for item in items[i : i + number]] for i in range(0, len(items), number)]
     whole = [order for order in orders if len(order) == number]
@@ -172,15 +171,15 @@ def test_a_pair_is_fed_whole_epochs_with_all_captions(undisturbed):
     assert 0.3 < np.mean([mirrored for _, mirrored, _ in items]) < 0.7
 
 
-def test_the_log_says_where_the_time_went_and_what_it_was_used_for(undisturbed):
-    lines = (undisturbed / "base" / "metrics.jsonl").read_text().splitlines()
+def test_the_log_says_where_the_time_went_and_what_it_was_used_for(uninterrupted):
+    lines = (uninterrupted / "base" / "metrics.jsonl").read_text().splitlines()
     lines = [line for line in map(json.loads, lines) if "loss" in line]
     assert [line["step"] for line in lines] == [4, 8, 12, 16, 20, 24]
     for line in lines:
         shares = line["goodput"]
         assert shares.keys() == {STEP, *ACTIVITIES} and min(shares.values()) >= 0
         assert sum(shares.values()) == pytest.approx(1)
-        # Two devices; nobody knows the peak of a CPU.
+        # Two devices; the peak of a CPU is unknown.
         rate = line["model_flops_per_image"] * line["images_per_second"] / 2
         assert line["model_flops_per_second_per_device"] == pytest.approx(rate)
         assert rate > 0 and "mfu" not in line
@@ -188,21 +187,21 @@ def test_the_log_says_where_the_time_went_and_what_it_was_used_for(undisturbed):
     assert min(lines[-1]["goodput"].values()) > 0
 
 
-def test_a_pair_does_what_one_process_with_two_devices_does(pictures, undisturbed, tmp_path):
+def test_a_pair_does_what_one_process_with_two_devices_does(pictures, uninterrupted, tmp_path):
     finish(start(tmp_path, devices=2, flags=pictures, num_steps=STEPS, **EVERY))
-    assert_same_end(tmp_path, undisturbed, STEPS)
+    assert_same_end(tmp_path, uninterrupted, STEPS)
     for file in sorted((tmp_path / "base" / "samples").iterdir()):
-        assert file.read_bytes() == (undisturbed / "base" / "samples" / file.name).read_bytes()
+        assert file.read_bytes() == (uninterrupted / "base" / "samples" / file.name).read_bytes()
 
 
-def test_a_dead_process_ends_the_other_and_the_pair_continues(pictures, undisturbed, tmp_path):
+def test_a_dead_process_ends_the_other_and_the_pair_continues(pictures, uninterrupted, tmp_path):
     pair = start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY)
-    # Beyond a checkpoint, which is written while the steps go on.
+    # After a checkpoint, which is written while the steps continue.
     wait_until(lambda: logged(tmp_path) >= 8 and steps_saved(tmp_path), pair[0])
     kill(pair[1])
     killed = time.monotonic()
     output, _ = pair[0].communicate(timeout=TIMEOUT)
-    # JAX sees it by the heartbeats, or gloo by the connection.
+    # Noticed by JAX's heartbeats or by gloo's connection.
     assert pair[0].returncode not in (0, None)
     assert "another task died" in output or "has lost another one" in output
     assert "most recent call first" not in output
@@ -210,11 +209,11 @@ def test_a_dead_process_ends_the_other_and_the_pair_continues(pictures, undistur
 
     main, _ = finish_pair(start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY))
     assert "continuing from the checkpoint of step" in main
-    assert_same_end(undisturbed, tmp_path, STEPS)
+    assert_same_end(uninterrupted, tmp_path, STEPS)
 
 
 @pytest.mark.parametrize("receiver", [0, 1])
-def test_sigterm_at_one_saves_both(pictures, undisturbed, tmp_path, receiver):
+def test_sigterm_at_one_saves_both(pictures, uninterrupted, tmp_path, receiver):
     pair = start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY | {"save_every": 1000})
     wait_until(lambda: logged(tmp_path) >= 4, pair[0])
     pair[receiver].send_signal(signal.SIGTERM)
@@ -225,7 +224,7 @@ def test_sigterm_at_one_saves_both(pictures, undisturbed, tmp_path, receiver):
     assert 4 <= saved < STEPS
 
     finish_pair(start_pair(tmp_path, flags=pictures, num_steps=STEPS, **EVERY))
-    assert_same_end(undisturbed, tmp_path, STEPS)
+    assert_same_end(uninterrupted, tmp_path, STEPS)
 
 
 def test_sigterm_at_one_while_compiling_ends_both(tmp_path):
@@ -239,7 +238,7 @@ def test_sigterm_at_one_while_compiling_ends_both(tmp_path):
 
 
 def test_a_checkpoint_of_a_pair_continues_on_one_and_on_four_devices_and_back(
-    pictures, undisturbed, tmp_path
+    pictures, uninterrupted, tmp_path
 ):
     recorded = {"script": RECORDED, **EVERY}
     half = tmp_path / "half"
@@ -250,16 +249,16 @@ def test_a_checkpoint_of_a_pair_continues_on_one_and_on_four_devices_and_back(
 
     output = finish(start(alone, flags=pictures, num_steps=STEPS, **recorded))
     assert "continuing from the checkpoint of step 12" in output
-    assert_close_end(undisturbed, alone)
+    assert_close_end(uninterrupted, alone)
 
     flags = [*pictures, "--config.mesh.data=2", "--config.mesh.fsdp=2"]
     output = finish(start(four, devices=4, flags=flags, num_steps=16, **recorded))
     assert "data 2 x fsdp 2" in output and "continuing from the checkpoint of step 12" in output
     main, _ = finish_pair(start_pair(four, flags=pictures, num_steps=STEPS, **recorded))
     assert "continuing from the checkpoint of step 16" in main
-    assert_close_end(undisturbed, four)
+    assert_close_end(uninterrupted, four)
 
-    assert fed(undisturbed) == fed(alone) == fed(four)
+    assert fed(uninterrupted) == fed(alone) == fed(four)
 
 
 def test_processes_with_other_settings_are_refused(tmp_path):
@@ -274,7 +273,7 @@ def test_processes_with_other_settings_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["rows", "agreement", "damage"])
-def test_what_processes_share(task, tmp_path):
+def test_exchange_between_two_processes(task, tmp_path):
     worker = Path(__file__).parent / "pair_worker.py"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

@@ -30,8 +30,8 @@ def annotations(directory) -> list[int]:
 
 @pytest.mark.parametrize("steps, until, traced", [((2, 3), 5, [102, 103]), ((2, 9), 3, [102, 103])])
 def test_a_trace_has_the_steps_asked_for(tmp_path, steps, until, traced):
-    told = []
-    profile = Profile(steps, epath.Path(tmp_path), told.append)
+    lines = []
+    profile = Profile(steps, epath.Path(tmp_path), lines.append)
     double = jax.jit(lambda x: x * 2)
     for number in range(101, 101 + until):
         with profile.step(number):
@@ -39,7 +39,7 @@ def test_a_trace_has_the_steps_asked_for(tmp_path, steps, until, traced):
         profile.dispatched(result)
     # A run that ends before the last of them keeps what it has.
     profile.close()
-    assert len(told) == 1 and str(tmp_path) in told[0]
+    assert len(lines) == 1 and str(tmp_path) in lines[0]
     assert annotations(tmp_path) == traced
 
 

@@ -1,4 +1,4 @@
-"""train.py on a set as other tools write it, with faults in it."""
+"""train.py on a data set with faults, in the layout of img2dataset."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_faults_are_counted_by_kind_and_too_many_stop_the_run(tmp_path):
     assert kinds.keys() == {"truncated picture", "empty file"}
     assert last["bad_items"] == sum(kinds.values()) >= 12
     assert last["filtered_items_by_kind"]["picture too small"] >= 2
-    # The counts go on where they stopped.
+    # A continued run continues the counts.
     for number in (18, 32):
         status, output = train(tmp_path / "some", tmp_path / "parts", number)
         assert status == 0, output

@@ -20,11 +20,12 @@ from imagen_jax.files import absolute, is_remote, write_atomically
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
-from imagen_jax.training import logs
+from imagen_jax.training import logs, mirror
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.counters import Progress, Saved
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
+from imagen_jax.training.profile import Profile
 from imagen_jax.training.state import init_state
 from imagen_jax.weights import artefact
 
@@ -133,11 +134,24 @@ def test_the_log_goes_on_where_a_run_continues(bucket):
 
 
 def test_the_log_is_sent_after_a_while(bucket, monkeypatch):
-    monkeypatch.setattr(logs, "UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 0.0)
     log = logs.RunLog(bucket, "base", 0)
     log.scalars(1, {"loss": 1.0})
     assert [line["step"] for line in lines(bucket)] == [1]
     log.close()
+
+
+def test_a_profile_is_copied_to_a_bucket(bucket):
+    lines = []
+    profile = Profile((1, 1), bucket / "profile", lines.append)
+    with profile.step(5):
+        result = jax.jit(lambda x: 2 * x)(np.ones(3))
+    profile.dispatched(result)
+    names = [name for _, _, names in (bucket / "profile").walk() for name in names]
+    assert len([name for name in names if name.endswith(".trace.json.gz")]) == 1
+    assert lines == ["profile of 1:1 written to gs://bucket/run/profile"]
+    # The local copy is removed.
+    assert not profile._mirror.local.exists()
 
 
 def test_weights_and_pictures_in_a_bucket(bucket):

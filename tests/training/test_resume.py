@@ -1,4 +1,4 @@
-"""Where a run goes on: damaged checkpoints are passed over, other settings are refused."""
+"""Resuming: damaged checkpoints are passed over, other settings are refused."""
 
 import dataclasses
 import shutil
@@ -62,7 +62,7 @@ def steps(directory) -> list[int]:
 
 
 def newest(directory):
-    """What is restored, and what is said about it."""
+    """What is restored, and the printed lines."""
     checkpoints = Checkpoints(directory / "checkpoints", 3)
     mesh = make_mesh(MeshConfig())
     lines = []

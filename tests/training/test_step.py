@@ -13,6 +13,7 @@ from stages import opened
 from imagen_jax.config import DiffusionConfig, MeshConfig, StageConfig, TrainConfig
 from imagen_jax.diffusion.schedules import NormalLevels
 from imagen_jax.models import EfficientUNetConfig
+from imagen_jax.optimizers import Muon
 from imagen_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from imagen_jax.parallel.sharding import MIN_SHARDED_SIZE
 from imagen_jax.stage import Stage
@@ -75,6 +76,18 @@ def run_steps(stage: Stage, mesh_config: MeshConfig, count: int, steps: int = 5)
     return losses, state, metrics
 
 
+def assert_close_ema(actual, expected, atol: float) -> None:
+    """The EMA parameters of two states differ by at most `atol` and a relative 1e-7."""
+    for (path, want), have in zip(
+        jax.tree_util.tree_leaves_with_path(expected.ema_params),
+        jax.tree.leaves(actual.ema_params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            np.asarray(have), np.asarray(want), atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
 MESHES = {
     "8 data": MeshConfig(data=8),
     "8 fsdp": MeshConfig(data=1, fsdp=8),
@@ -94,35 +107,21 @@ def test_five_steps_are_the_same_on_every_mesh(name, on_one_device):
     expected_losses, expected, _ = on_one_device
     # f32 sums in another order: 1e-6 relative a step, a few steps of growth.
     np.testing.assert_allclose(losses, expected_losses, rtol=2e-5)
-    for (path, want), have in zip(
-        jax.tree_util.tree_leaves_with_path(expected.ema_params),
-        jax.tree.leaves(state.ema_params),
-        strict=True,
-    ):
-        # Five Adam steps move a parameter by at most 5e-3; where the gradient is near zero the
-        # direction is rounding amplified by 1/sqrt(nu), hence a twentieth of that.
-        np.testing.assert_allclose(
-            np.asarray(have), np.asarray(want), atol=2.5e-4, err_msg=jax.tree_util.keystr(path)
-        )
+    # Five Adam steps move a parameter by at most 5e-3; where the gradient is near zero the
+    # direction is rounding amplified by 1/sqrt(nu), hence a twentieth of that.
+    assert_close_ema(state, expected, atol=2.5e-4)
 
 
 @pytest.mark.slow
 def test_five_steps_of_muon_are_the_same_on_a_mesh():
     # Muon reads kernels as matrices over axes that are sharded here.
-    stage = tiny_stage(optimizer="muon")
+    stage = tiny_stage(optimizer=Muon())
     expected_losses, expected, _ = run_steps(stage, MeshConfig(), 1)
     losses, state, _ = run_steps(stage, MESHES["2x2x2"], 8)
     # Five Newton-Schulz iterations amplify what rounding leaves in flat directions 500 times.
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
-    for (path, want), have in zip(
-        jax.tree_util.tree_leaves_with_path(expected.ema_params),
-        jax.tree.leaves(state.ema_params),
-        strict=True,
-    ):
-        # A twentieth of what five steps of 0.02 can do to one weight.
-        np.testing.assert_allclose(
-            np.asarray(have), np.asarray(want), atol=5e-3, err_msg=jax.tree_util.keystr(path)
-        )
+    # A twentieth of what five steps of 0.02 can do to one weight.
+    assert_close_ema(state, expected, atol=5e-3)
 
 
 @pytest.mark.slow
@@ -135,10 +134,7 @@ def test_a_batch_in_parts_is_the_whole_batch(on_one_device):
         metrics["bucket_loss"], expected_metrics["bucket_loss"], rtol=1e-3, atol=1e-5
     )
     np.testing.assert_array_equal(metrics["bucket_count"], expected_metrics["bucket_count"])
-    for want, have in zip(
-        jax.tree.leaves(expected.ema_params), jax.tree.leaves(state.ema_params), strict=True
-    ):
-        np.testing.assert_allclose(np.asarray(have), np.asarray(want), atol=2.5e-4)
+    assert_close_ema(state, expected, atol=2.5e-4)
 
 
 @pytest.mark.slow
@@ -253,7 +249,7 @@ def test_a_step_that_is_not_finite_changes_only_its_number(started, bias, scale,
     assert new.step == state.step + 1
     for tree in ("params", "ema_params", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(new, tree), getattr(state, tree))
-    # From the good parameters the next step goes on.
+    # With finite parameters the next step is not skipped.
     new, metrics = step(new.replace(params=start.params), random_batch(1, tiny_stage()), KEY)
     assert not metrics["skipped"]
     assert int(new.opt_state[1][0].count) == 1

@@ -1,4 +1,4 @@
-"""The validation loss: held-out pictures, and nothing else than they and the weights decides it."""
+"""The validation loss depends on the held-out pictures and the weights alone."""
 
 import dataclasses
 

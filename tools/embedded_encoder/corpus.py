@@ -1,9 +1,9 @@
-"""The text that the embedded encoder learns from: (text, target) pairs, drawn from templates.
+"""The training text of the embedded encoder: (text, target) pairs from templates.
 
-The target is what the pretraining decoder writes from the pooled text: the text itself, or, for
-scenes, the same scene in one fixed wording, so that what the words mean together (who is left of
-whom) has to be in the states and not only the words. Text only, no pictures: every combination of
-colour and shape occurs here, including those that the `shapes` set holds out.
+The pretraining decoder writes the target from the pooled text. The target is the text itself or,
+for scenes, the same scene in one fixed wording. So the states must hold not only the words but
+their meaning together, such as which object is left of the other. There are no pictures. Every
+combination of colour and shape occurs, including those that the `shapes` set holds out.
 """
 
 from __future__ import annotations
@@ -90,16 +90,19 @@ _STYLES = (
 
 
 class Corpus:
-    """Draws (text, target) pairs; one per call of `draw`, a function of the generator's state."""
+    """Draws (text, target) pairs.
+
+    Args:
+      captions: further pairs, the captions of a data set and their fixed wordings.
+    """
 
     def __init__(self, captions: list[tuple[str, str]] | None = None) -> None:
-        """`captions`: (caption, canonical caption) pairs of a data set, mixed in."""
         self.names = emoji_names()
         self.words = sorted({word for name in self.names for word in name.split()})
         self.captions = captions or []
 
     def draw(self, rng: random.Random) -> tuple[str, str]:
-        """One (text, target)."""
+        """One (text, target) pair, a function of the generator's state."""
         kind = rng.random()
         if self.captions and kind < 0.4:
             return rng.choice(self.captions)
@@ -141,7 +144,7 @@ def emoji_names() -> list[str]:
 
 
 def scene(rng: random.Random) -> tuple[str, str]:
-    """A caption of one, two or several equal objects, and its fixed wording."""
+    """A caption of one, two or several equal objects, and the scene in its fixed wording."""
     kind = rng.random()
     if kind < 0.25:
         words, target = _objects(rng, 1)
@@ -172,6 +175,7 @@ def scene(rng: random.Random) -> tuple[str, str]:
 
 
 def _objects(rng: random.Random, count: int) -> tuple[str, str]:
+    """Words for `count` equal objects, and their fixed wording."""
     size = rng.choice(SIZES) if rng.random() < 0.5 else ""
     colour, shape = rng.choice(COLOURS), rng.choice(SHAPES)
     described = " ".join(filter(None, (size, colour, shape)))
@@ -185,5 +189,5 @@ def _objects(rng: random.Random, count: int) -> tuple[str, str]:
 
 
 def object_wording(count: int, colour: str, shape: str, size: str | None) -> str:
-    """Equal objects in the fixed wording: always the same things in the same places."""
+    """Equal objects in the fixed wording: count, colour, shape, size."""
     return f"{count} {colour} {shape} {size or 'plain'}"

@@ -1,4 +1,4 @@
-"""Makes the embedded text encoder from nothing: `python -m tools.embedded_encoder.make`.
+"""Makes the embedded text encoder from scratch: `python -m tools.embedded_encoder.make`.
 
 Trains a sentencepiece vocabulary and a small T5 v1.1 encoder on template text, and writes a
 Hugging Face directory with checksums. Needs the `emoji` package for the names of emoji.
@@ -38,7 +38,7 @@ CONFIG = T5Config(
 
 
 def shapes_captions(count: int, seed: int) -> list[tuple[str, str]]:
-    """`count` (caption, the same in a fixed wording) pairs of both splits of the `shapes` set."""
+    """`count` pairs (caption, fixed wording), half from each split of the `shapes` set."""
     pairs = []
     for split in ("train", "held_out"):
         made = itertools.islice(captions(seed, split=split), count // 2)
@@ -47,7 +47,7 @@ def shapes_captions(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def fixed_wording(caption: Caption) -> str:
-    """What a caption claims in the one wording that `corpus.scene` uses too."""
+    """The claims of a caption in the fixed wording of `corpus.scene`."""
     count = caption.count if caption.kind == "count" else 1
     named = [object_wording(count, c.colour, c.shape, c.size) for c in caption.objects]
     text = f" {(caption.relation or '').split(' ')[0]} ".join(named)
@@ -55,11 +55,11 @@ def fixed_wording(caption: Caption) -> str:
 
 
 def make_tokenizer(directory: Path, corpus: Corpus, seed: int) -> None:
-    """Trains `spiece.model`: unigram, lower-casing, bytes for what it has no piece for."""
+    """Trains `spiece.model`: unigram, lower-casing, with bytes for unknown characters."""
     import sentencepiece
 
     rng = random.Random(seed)
-    # Names and words three times each, so that rare ones weigh against the templates.
+    # Names and words three times each, so that rare ones have some weight beside the templates.
     lines = 3 * (corpus.names + corpus.words) + [
         text for _ in range(10_000) for text in corpus.draw(rng)
     ]

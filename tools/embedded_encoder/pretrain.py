@@ -1,13 +1,15 @@
 """Pretraining of the embedded encoder: denoising auto-encoding through a bottleneck.
 
-Span corruption alone teaches little on templates: which colour stands before "circle" cannot be
-guessed from the rest, so nothing makes the states carry it. Here a throw-away decoder writes the
-target text and sees of the source only the *mean* of its encoder states (in a quarter of the rows
-the mean of half of them), through one linear map for each place of the target. So each state must
-say plainly what it is in its context: which object a colour belongs to, which side of a relation a
-noun is on. That loss alone stays for long at bags of words; telling for each word at which place
-of the target it stands, from its own state, teaches the roles early. A masked-token loss (BERT,
-Devlin et al. 2019) in another quarter of the rows teaches the usual neighbours of words.
+Span corruption alone teaches little on templates: the colour before "circle" cannot be guessed from
+the rest of the text, so the states need not hold it. Here a temporary decoder writes the target
+text from the mean of the encoder's states (in a quarter of the rows from the mean of half of them),
+by one linear map for each position of the target. So each state must hold the role of its word: to
+which object a colour belongs, on which side of a relation a noun stands.
+
+With this loss alone the states hold bags of words for a long time. A second loss predicts the
+position of each word in the target from its own state, which teaches the roles early. A
+masked-token loss (BERT, Devlin et al. 2019) in another quarter of the rows teaches the usual
+neighbours of words.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.types import Array, Params
 from tools.embedded_encoder.corpus import Corpus
 
-MASK_ID = 2  # The unknown token: with byte fallback no text contains it.
+MASK_ID = 2  # the unknown token, which no text contains, thanks to byte fallback
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """How the encoder is trained; `length` is that of the source and of the target."""
+    """Settings of the training; `length` is the maximum number of tokens of source and target."""
 
     num_steps: int = 2600
     batch_size: int = 64
@@ -45,7 +47,7 @@ class PretrainConfig:
 
 
 class Pretraining(nn.Module):
-    """Encoder, decoder and the masked-token head; returns the loss and its parts."""
+    """Encoder, decoder and the heads of the other losses; returns the loss and its parts."""
 
     config: T5Config
     length: int
@@ -57,17 +59,17 @@ class Pretraining(nn.Module):
         weights = (batch["mask"] & batch["pool"]).astype(jnp.float32)[:, :, None]
         pooled = jnp.sum(states * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1.0)
         output = nn.Dense(c.vocab_size, use_bias=False, name="output")
-        # The decoder: one linear map for each place in the target.
-        places = batch["target"].shape[1]
+        # The decoder: one linear map for each position in the target.
+        positions = batch["target"].shape[1]
         written = nn.Dense(self.length * c.d_model, name="decoder")(pooled)
-        written = written.reshape(-1, self.length, c.d_model)[:, :places]
+        written = written.reshape(-1, self.length, c.d_model)[:, :positions]
         write_loss = _cross_entropy(output(written), batch["target"], batch["target_mask"])
-        # Only some positions are masked: the logits of the first few are enough.
+        # Few positions are masked, so logits are computed for a fixed small number of them.
         rows = jnp.arange(states.shape[0])[:, None]
         guessed = nn.Dense(c.d_model, name="guess")(states[rows, batch["masked_at"]])
         truth = batch["original"][rows, batch["masked_at"]]
         mask_loss = _cross_entropy(output(guessed), truth, batch["masked_valid"])
-        placed = nn.Dense(self.length, name="place")(states)[:, :, :places]
+        placed = nn.Dense(self.length, name="place")(states)[:, :, :positions]
         place_loss = _cross_entropy(placed, batch["place"], batch["place_valid"])
         parts = {"write": write_loss, "place": place_loss, "mask": mask_loss}
         return write_loss + place_loss + 0.3 * mask_loss, parts
@@ -82,7 +84,7 @@ def pretrain(
 ) -> Params:
     """Trains from scratch and returns the encoder's parameters.
 
-    The same arguments give the same batches; on one kind of machine also the same parameters.
+    The same arguments give the same batches and, on the same kind of machine, the same parameters.
     """
     model = Pretraining(config, settings.length)
     stream = batches(tokenizer, corpus, settings)
@@ -132,7 +134,7 @@ def batches(
         rng.shuffle(groups)
         for group in groups:
             longest = max(map(tokens_of, group))
-            # Few lengths: each is a compilation.
+            # Few lengths, since each is compiled.
             length = min(n for n in (10, 16, settings.length) if n >= min(longest, settings.length))
             yield _batch(tokenizer, group, length, settings.mask_rate, noise)
 
@@ -146,15 +148,17 @@ def _batch(
 ) -> dict[str, np.ndarray]:
     original, mask = tokenizer([source for source, _ in pairs], length)
     target, target_mask = tokenizer([target for _, target in pairs], length)
-    # Of four rows one is corrupted, and another pooled over half of its states.
+    # Of four rows one is masked, and another is pooled over half of its states.
     row = np.arange(len(pairs))[:, None] % 4
     masked = (row == 0) & mask & (noise.random(mask.shape) < mask_rate)
     pool = (row != 1) | (noise.random(mask.shape) < 0.5)
-    # Places of the masked tokens first, in a fixed number of slots.
+    # Positions of the masked tokens first, in a fixed number of slots.
     order = np.argsort(~masked, axis=1, kind="stable")[:, : length // 5 + 1]
-    # Where in the target each word of the source stands, if that is a clear matter.
+    # The position in the target of each word of the source, if the word occurs once in both.
     same = (original[:, :, None] == target[:, None, :]) & target_mask[:, None, :] & mask[:, :, None]
-    clear = (same.sum(axis=2) == 1) & (np.take_along_axis(same.sum(axis=1), same.argmax(2), 1) == 1)
+    unique = (same.sum(axis=2) == 1) & (
+        np.take_along_axis(same.sum(axis=1), same.argmax(2), 1) == 1
+    )
     return {
         "ids": np.where(masked, MASK_ID, original).astype(np.int32),
         "mask": mask,
@@ -165,7 +169,7 @@ def _batch(
         "masked_at": order.astype(np.int32),
         "masked_valid": np.take_along_axis(masked, order, axis=1),
         "place": same.argmax(axis=2).astype(np.int32),
-        "place_valid": clear & ~masked,
+        "place_valid": unique & ~masked,
     }
 
 
