@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.source import load_source
+from imagen_jax.data.open import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.evaluate import REPORT_FILE

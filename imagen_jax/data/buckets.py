@@ -21,9 +21,10 @@ import numpy as np
 from imagen_jax.config import SQUARE, CascadeConfig, stage_shapes
 from imagen_jax.data.interleave import nth_batch
 from imagen_jax.data.mixing import MixedSource
+from imagen_jax.data.open import load_source
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.records import DecodedRecords
-from imagen_jax.data.source import Item, Source, load_source
+from imagen_jax.data.source import Item, Source
 from imagen_jax.errors import UserError
 
 # Longer sides count as this: the comparison of aspect ratios then fits 64 bits.

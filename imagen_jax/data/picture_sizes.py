@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from imagen_jax.data.formats.offsets import places
+from imagen_jax.data.formats.files import places
 from imagen_jax.data.images import stored_size
 from imagen_jax.data.records import Records
 from imagen_jax.data.source import BadItem

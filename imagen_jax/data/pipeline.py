@@ -183,6 +183,21 @@ def spread_items(source: Source, number: int) -> list[Item]:
     return [reader.read(place * stride, f"spread/{place}")[0] for place in range(number)]
 
 
+def captions_of(source: Source, index: int) -> tuple[str, ...]:
+    """The captions that training may draw for an item.
+
+    A source that knows them without decoding the picture has a method `captions(index)`.
+
+    Raises:
+      BadItem: it has to be decoded, and cannot be.
+    """
+    captions = getattr(source, "captions", None)
+    if captions:
+        return captions(index)
+    item = source.item(index)
+    return (item.caption, *item.other_captions)
+
+
 class _Places:
     """Which items the rows of this process hold.
 

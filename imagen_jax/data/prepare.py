@@ -13,8 +13,10 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
-from imagen_jax.data.records import Record, Records, Wanted, load_records
-from imagen_jax.data.source import BadItem, FilteredItem, Source, load_source
+from imagen_jax.data.images import decode_image
+from imagen_jax.data.open import load_records, load_source
+from imagen_jax.data.records import Record, Records, Wanted
+from imagen_jax.data.source import BadItem, FilteredItem, Source
 from imagen_jax.errors import UserError
 from imagen_jax.stores.manifest import Manifest
 from imagen_jax.stores.writer import Read, StorePlan, write_shards
@@ -138,8 +140,6 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
 
 
 def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> bytes | BadItem:
-    from imagen_jax.data.images import decode_image
-
     try:
         record = records.record(index)
         captions = wanted.captions(record)

@@ -9,29 +9,18 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import glob
-import hashlib
-import logging
-import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from imagen_jax.config import DataConfig, SourceConfig
+from imagen_jax.config import DataConfig
 from imagen_jax.data.images import decode_crop
-from imagen_jax.data.source import BadItem, FilteredItem, Item, unknown_source
-from imagen_jax.errors import UserError
+from imagen_jax.data.source import BadItem, FilteredItem, Item
 
 # Every twentieth item is held out, unless there are too few to spare any.
 HELD_OUT_EVERY = 20
 HELD_OUT_MINIMUM = 100
-# Where captions and pictures are looked for if the config names no field.
-CAPTION_FIELDS = ("caption", "captions", "captions/text", "text", "TEXT", "sentences")
-IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,173 +184,3 @@ class SplitRecords:
         if self.split == "held_out":
             return index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
         return index + index // (HELD_OUT_EVERY - 1)
-
-
-def load_records(config: SourceConfig, split: str | None) -> Records:
-    """The records of a stored set.
-
-    Args:
-      config: names the format, the path and the fields.
-      split: "train", "held_out", or None for all.
-
-    Raises:
-      UserError: the files are not there, or have no pictures with captions; a library is missing.
-    """
-    if config.source == "folder":
-        from imagen_jax.data.formats.folder import FolderRecords
-
-        return FolderRecords(config.path, split)
-    if config.source == "webdataset":
-        from imagen_jax.data.formats.webdataset import TarRecords
-
-        records: Records = TarRecords(config)
-    elif config.source == "parquet":
-        from imagen_jax.data.formats.parquet import ParquetRecords
-
-        records = ParquetRecords(config)
-    elif config.source == "arrow":
-        from imagen_jax.data.formats.arrow import ArrowRecords
-
-        records = ArrowRecords(config)
-    elif config.source == "tfds":
-        from imagen_jax.data.formats.tfds import TfdsRecords
-
-        records = TfdsRecords(config)
-    elif config.source == "array_record":
-        from imagen_jax.data.formats.array_record import PreparedRecords
-
-        records = PreparedRecords(config.path)
-    else:
-        raise unknown_source(config.source)
-    if not len(records):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in records.skipped.items())
-        raise UserError(
-            f"config.data.path={config.path} has no picture with a caption"
-            f" ({reasons or 'no items at all'}); see docs/data.md for what "
-            f"source={config.source!r} looks for, and check_data to look at it"
-        )
-    for reason, number in records.skipped.items():
-        logger.warning("%s: %d skipped: %s", config.path, number, reason)
-    return records if split is None else SplitRecords(records, split)
-
-
-# --- what the formats share -------------------------------------------------------------------
-
-
-def find_files(path: str, suffix: str, what: str) -> list[Path]:
-    """The files that `path` means, sorted: itself, a glob, or all with `suffix` below a folder.
-
-    Raises:
-      UserError: there are none.
-    """
-    if not path:
-        raise UserError(f"config.data.path is empty; set it to {what} (--config.data.path=...)")
-    path = os.path.expanduser(path)
-    if os.path.isdir(path):
-        found = sorted(p for p in Path(path).rglob(f"*{suffix}") if not p.name.startswith("."))
-    else:
-        found = sorted(Path(p) for p in glob.glob(path))
-    if not found:
-        missing = f"holds no *{suffix} files" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config.data.path={path} {missing}; set it to {what}")
-    return found
-
-
-def home_of(path: str) -> Path:
-    """The folder that a config's `path` (a folder, a file or a glob) names."""
-    found = Path(os.path.expanduser(path))
-    return found if found.is_dir() else found.parent
-
-
-def file_stamp(path: Path, home: Path) -> str:
-    """Text that changes when a file does, but not when its whole folder is moved."""
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{os.path.relpath(path, home)} is gone"
-    return f"{os.path.relpath(path, home)} {status.st_size} {status.st_mtime_ns}"
-
-
-def stamp(parts: Iterable[tuple[str, int]]) -> np.ndarray:
-    """A `[N]` uint64 number for each of the N records of parts, alike only by accident.
-
-    Args:
-      parts: a text that changes when the part does, and the number of its records.
-    """
-    stamps = []
-    for text, count in parts:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        # The finalizer of SplitMix64: a permutation of the 64-bit integers.
-        bits = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        bits += np.frombuffer(digest, "<u8")
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        stamps.append(bits ^ (bits >> np.uint64(31)))
-    return np.concatenate(stamps) if stamps else np.zeros(0, np.uint64)
-
-
-def clean_caption(value: str | bytes) -> str:
-    """The caption on one line; what is not UTF-8 becomes U+FFFD."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8-sig", errors="replace")
-    return " ".join(value.split())
-
-
-def captions_in(value: Any) -> list[str]:
-    """All captions in a string, bytes, a list of them, or dicts with a `text`, `raw` or `caption`.
-
-    What has none gives an empty list.
-    """
-    if isinstance(value, (str, bytes)):
-        caption = clean_caption(value)
-        return [caption] if caption else []
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-        return captions_in(value) if isinstance(value, (str, bytes, list)) else []
-    if isinstance(value, Mapping):
-        names = [name for name in ("text", "raw", "caption") if name in value]
-        return captions_in(value[names[0]]) if names else []
-    if isinstance(value, Iterable):
-        return [caption for part in value for caption in captions_in(part)]
-    return []
-
-
-def captions_of(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
-    """The captions in the named fields, or in the first of the usual ones that has any."""
-    if fields:
-        return tuple(c for field in fields for c in captions_in(_nested(values, field)))
-    for field in CAPTION_FIELDS:
-        if found := captions_in(_nested(values, field)):
-            return tuple(found)
-    return ()
-
-
-def score_of(values: Mapping[str, Any], field: str) -> float | None:
-    """The number in `field`, None where there is none."""
-    value = _nested(values, field) if field else None
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _nested(values: Any, field: str) -> Any:
-    """`values["a"]["b"]` of "a/b", None where it does not lead anywhere."""
-    for name in field.split("/"):
-        if not isinstance(values, Mapping) or name not in values:
-            return None
-        values = values[name]
-    return values
-
-
-def choose_image_field(config: SourceConfig, available: Iterable[str]) -> str:
-    """The column of the pictures. Raises UserError if there is none."""
-    available = list(available)
-    candidates = [config.image_field] if config.image_field else IMAGE_FIELDS
-    for name in candidates:
-        if name in available:
-            return name
-    raise UserError(
-        f"config.data.path={config.path} has no column {' or '.join(candidates)}; it has "
-        f"{', '.join(available)} (set config.data.image_field)"
-    )

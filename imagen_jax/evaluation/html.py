@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.source import Source, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.source import Source
 from imagen_jax.evaluation import report as tables
 from imagen_jax.evaluation.prompts import Prompt
 from imagen_jax.evaluation.report import Pictures

@@ -20,8 +20,9 @@ import numpy as np
 from imagen_jax.config import DataConfig
 from imagen_jax.data.builtin.shapes import Caption, Scene, caption, render, scene
 from imagen_jax.data.builtin.shapes.scenes import held_out_reasons
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import Source, hash01, load_source
+from imagen_jax.data.source import Source, hash01
 from imagen_jax.errors import UserError
 
 # Training draws the sequence of seed 0 and refuses negative seeds.

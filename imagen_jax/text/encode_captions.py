@@ -19,7 +19,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, TextConfig
-from imagen_jax.data.source import BadItem, Source, captions_of
+from imagen_jax.data.pipeline import captions_of
+from imagen_jax.data.source import BadItem, Source
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from imagen_jax.stores.manifest import Manifest

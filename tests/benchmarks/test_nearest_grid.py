@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.nearest_grid import nearest_grid
 from imagen_jax.config import DataConfig
-from imagen_jax.data.source import load_source
+from imagen_jax.data.open import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.prompts import load_prompts

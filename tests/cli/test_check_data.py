@@ -14,7 +14,8 @@ from imagen_jax.cli import check_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data.check import examine
 from imagen_jax.data.check_page import Rates, histogram, page, summary
-from imagen_jax.data.records import DecodedRecords, Wanted, load_records
+from imagen_jax.data.open import load_records
+from imagen_jax.data.records import DecodedRecords, Wanted
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"

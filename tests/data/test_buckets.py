@@ -27,8 +27,8 @@ from imagen_jax.data import picture_sizes
 from imagen_jax.data.buckets import in_buckets, load_stage_source, nearest_shape
 from imagen_jax.data.formats.folder import FolderRecords
 from imagen_jax.data.images import decode_crop, decode_image, stored_size
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches, spread_items
-from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
 
 SIZE, BATCH = 16, 4

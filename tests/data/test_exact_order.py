@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig, MixConfig
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import load_source
 
 COUNT, BATCH, SIZE = 96, 8, 16
 BAD = {3, 50, 51}

@@ -8,8 +8,8 @@ from absl import flags
 
 from imagen_jax.data.builtin.shapes.source import ShapesSource
 from imagen_jax.data.mixing import MixedSource
-from imagen_jax.data.pipeline import batches, item_order, spread_items
-from imagen_jax.data.source import BadItem, FilteredItem, Item, captions_of
+from imagen_jax.data.pipeline import batches, captions_of, item_order, spread_items
+from imagen_jax.data.source import BadItem, FilteredItem, Item
 from imagen_jax.errors import UserError
 
 SIZE = 8

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig, MeshConfig, TextConfig
-from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import BadItem, captions_of, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.pipeline import batches, captions_of
+from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.placement import BatchRows

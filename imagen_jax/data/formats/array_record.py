@@ -9,7 +9,9 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from imagen_jax.data.records import Record, stamp
+from imagen_jax.config import SourceConfig
+from imagen_jax.data.formats.files import stamp
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 from imagen_jax.stores.store import RecordError, RecordStore
@@ -20,6 +22,9 @@ CONTENT = "pictures"
 class PreparedRecords:
     """The records of a store of pictures.
 
+    Args:
+      config: `path` is the directory of the store.
+
     Attributes:
       home: see `Records`.
       skipped: nothing, as what could not be read was left out when the store was made.
@@ -28,14 +33,16 @@ class PreparedRecords:
       UserError: there is no complete store, or one of something else.
     """
 
-    def __init__(self, path: str):
-        if not path:
+    def __init__(self, config: SourceConfig):
+        if not config.path:
             raise UserError("config.data.path is empty; set it to what prepare_data wrote")
-        self.home = Path(os.path.expanduser(path))
+        self.home = Path(os.path.expanduser(config.path))
         self._store = RecordStore(self.home)
         content = self._store.manifest.meta.get("content")
         if content != CONTENT:
-            raise UserError(f"config.data.path={path} is a store of {content!r}, not of pictures")
+            raise UserError(
+                f"config.data.path={config.path} is a store of {content!r}, not of pictures"
+            )
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:

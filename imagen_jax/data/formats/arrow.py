@@ -8,26 +8,16 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.records import (
-    Record,
-    captions_of,
-    choose_image_field,
-    file_stamp,
-    find_files,
-    home_of,
-    score_of,
-    stamp,
-)
-from imagen_jax.data.source import BadItem
+from imagen_jax.data.formats.fields import choose_image_field
+from imagen_jax.data.formats.files import file_stamp, find_files, home_of, stamp
+from imagen_jax.data.formats.tables import import_pyarrow, row_to_record
+from imagen_jax.data.records import Record
 from imagen_jax.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow
 
 _WHAT = "a folder that datasets.save_to_disk wrote"
 
@@ -100,68 +90,6 @@ class ArrowRecords:
         return row_to_record(
             table.slice(within, 1), f"row {index}", self._field, self._config, self._folder
         )
-
-
-def row_to_record(
-    row: pyarrow.Table, key: str, image_field: str, config: SourceConfig, folder: Path
-) -> Record:
-    """The record in a table of one row. Pictures are bytes, or a struct of `bytes` and `path`.
-
-    Raises:
-      BadItem: it has no picture, or text that cannot be read.
-    """
-    columns = {}
-    for name, column in zip(row.column_names, row.columns, strict=True):
-        try:
-            columns[name] = column_values(column)[0]
-        except UnicodeDecodeError as error:
-            raise BadItem(f"{key}: column {name}: {error}", "text is not UTF-8") from error
-    image = columns.pop(image_field)
-    if isinstance(image, dict):
-        path, image = image.get("path"), image.get("bytes")
-        if image is None and path:
-            image = read_beside(folder, path, key)
-    if not isinstance(image, bytes):
-        raise BadItem(f"{key} has no picture", "no picture")
-    return Record(
-        key=key,
-        image=image,
-        captions=captions_of(columns, config.caption_fields),
-        score=score_of(columns, config.score_field),
-    )
-
-
-def import_pyarrow() -> Any:
-    """The module. Raises UserError if it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError as error:
-        raise UserError(
-            "this source needs pyarrow: pip install 'imagen-jax[data]' (or pip install pyarrow)"
-        ) from error
-    return pyarrow
-
-
-def column_values(column: pyarrow.ChunkedArray) -> list[Any]:
-    """A column as Python's objects; strings, which may be other bytes than UTF-8, as bytes.
-
-    Raises:
-      UnicodeDecodeError: such bytes are deeper in the column.
-    """
-    pa = import_pyarrow()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        column = column.cast(binary)
-    return column.to_pylist()
-
-
-def read_beside(folder: Path, path: str, key: str) -> bytes:
-    """The picture that a row names. Raises BadItem if it cannot be read."""
-    try:
-        return (folder / path).read_bytes()
-    except OSError as error:
-        raise BadItem(f"{key}: {error}", "file is gone") from error
 
 
 def _choose_split(config: SourceConfig) -> Path:

@@ -10,23 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from imagen_jax.data.records import Record, clean_caption, file_stamp, stamp
+from imagen_jax.data.formats.fields import clean_caption
+from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, stamp
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem, hash01
 from imagen_jax.errors import UserError
 
-EXTENSIONS = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 METADATA = "metadata.jsonl"
 HELD_OUT_SHARE = 0.05
 # A folder with fewer pictures is too small to spare any: both splits are then all of it.

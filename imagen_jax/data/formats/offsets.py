@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 import random
 from collections.abc import Callable
@@ -19,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from imagen_jax.data.formats.files import places
 from imagen_jax.data.source import BadItem
 from imagen_jax.files import write_atomically
 from imagen_jax.progress import ProgressLine
 
 FORMAT = 2
-FOLDER = ".imagen_jax"
 # Format, size and time of the indexed file, items left out, whether it is cut short, rows, columns,
 # bytes behind the rows.
 _HEADER = 8
@@ -129,17 +128,6 @@ def read_range(path: Path, offset: int, size: int, gone: str = "shard is gone") 
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def places(path: Path, kind: str) -> tuple[Path, Path]:
-    """Where the index of a file may lie: beside it, or in the cache."""
-    absolute = path.resolve()
-    name = hashlib.blake2b(str(absolute).encode(), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        absolute.parent / FOLDER / f"{path.name}.{kind}",
-        cache / "imagen_jax" / "offsets" / f"{name}.{kind}",
-    )
 
 
 def _load(path: Path, kind: str, columns: int) -> Index | None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.arrow import column_values, import_pyarrow, read_beside, row_to_record
+from imagen_jax.data.formats.fields import CAPTION_FIELDS, captions_of, choose_image_field, score_of
+from imagen_jax.data.formats.files import file_stamp, find_files, home_of, stamp
 from imagen_jax.data.formats.offsets import Table, load_indices
 from imagen_jax.data.formats.parquet_pages import (
     OtherLayout,
@@ -24,17 +25,8 @@ from imagen_jax.data.formats.parquet_pages import (
     locate_values,
     read_place,
 )
-from imagen_jax.data.records import (
-    CAPTION_FIELDS,
-    Record,
-    captions_of,
-    choose_image_field,
-    file_stamp,
-    find_files,
-    home_of,
-    score_of,
-    stamp,
-)
+from imagen_jax.data.formats.tables import column_values, import_pyarrow, read_beside, row_to_record
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 

@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
+from imagen_jax.data.formats.fields import captions_of, choose_image_field, score_of
+from imagen_jax.data.formats.files import file_stamp, home_of, stamp
 from imagen_jax.data.formats.offsets import Table, load_indices, read_range
-from imagen_jax.data.records import (
-    Record,
-    captions_of,
-    choose_image_field,
-    file_stamp,
-    home_of,
-    score_of,
-    stamp,
-)
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 

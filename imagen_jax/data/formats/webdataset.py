@@ -17,18 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.folder import EXTENSIONS
+from imagen_jax.data.formats.fields import captions_of, clean_caption, score_of
+from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, find_files, home_of, stamp
 from imagen_jax.data.formats.offsets import Index, Table, load_indices, read_range
-from imagen_jax.data.records import (
-    Record,
-    captions_of,
-    clean_caption,
-    file_stamp,
-    find_files,
-    home_of,
-    score_of,
-    stamp,
-)
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 
 # Offset and size of the picture, of the .txt and of the .json; size -1: there is none.

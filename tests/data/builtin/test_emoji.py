@@ -150,7 +150,8 @@ def test_a_font_without_bitmaps(tmp_path):
 def test_as_a_tfds_data_set(sources, tmp_path):
     from imagen_jax.config import DataConfig
     from imagen_jax.data.builtin.emoji_tfds import Emoji
-    from imagen_jax.data.records import DecodedRecords, load_records
+    from imagen_jax.data.open import load_records
+    from imagen_jax.data.records import DecodedRecords
 
     builder = Emoji(data_dir=str(tmp_path))
     builder.download_and_prepare()

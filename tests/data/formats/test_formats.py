@@ -12,10 +12,12 @@ import pytest
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
+from imagen_jax.data.formats.fields import captions_in, captions_of
+from imagen_jax.data.open import load_records, load_source
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.records import Record, captions_in, captions_of, load_records
-from imagen_jax.data.source import BadItem, FilteredItem, load_source
+from imagen_jax.data.records import Record
+from imagen_jax.data.source import BadItem, FilteredItem
 from imagen_jax.errors import UserError
 from imagen_jax.stores.writer import StorePlan, write_shards
 

@@ -8,7 +8,7 @@ import pytest
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats import parquet as parquet_module
 from imagen_jax.data.formats import parquet_pages
-from imagen_jax.data.records import load_records
+from imagen_jax.data.open import load_records
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 

@@ -1,0 +1,82 @@
+"""Captions, scores and pictures among the fields of a stored record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from imagen_jax.config import SourceConfig
+from imagen_jax.errors import UserError
+
+# Where captions and pictures are looked for if the config names no field.
+CAPTION_FIELDS = ("caption", "captions", "captions/text", "text", "TEXT", "sentences")
+IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
+
+
+def clean_caption(value: str | bytes) -> str:
+    """The caption on one line; what is not UTF-8 becomes U+FFFD."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8-sig", errors="replace")
+    return " ".join(value.split())
+
+
+def captions_in(value: Any) -> list[str]:
+    """All captions in a string, bytes, a list of them, or dicts with a `text`, `raw` or `caption`.
+
+    What has none gives an empty list.
+    """
+    if isinstance(value, (str, bytes)):
+        caption = clean_caption(value)
+        return [caption] if caption else []
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+        return captions_in(value) if isinstance(value, (str, bytes, list)) else []
+    if isinstance(value, Mapping):
+        names = [name for name in ("text", "raw", "caption") if name in value]
+        return captions_in(value[names[0]]) if names else []
+    if isinstance(value, Iterable):
+        return [caption for part in value for caption in captions_in(part)]
+    return []
+
+
+def captions_of(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The captions in the named fields, or in the first of the usual ones that has any."""
+    if fields:
+        return tuple(c for field in fields for c in captions_in(_nested(values, field)))
+    for field in CAPTION_FIELDS:
+        if found := captions_in(_nested(values, field)):
+            return tuple(found)
+    return ()
+
+
+def score_of(values: Mapping[str, Any], field: str) -> float | None:
+    """The number in `field`, None where there is none."""
+    value = _nested(values, field) if field else None
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _nested(values: Any, field: str) -> Any:
+    """`values["a"]["b"]` of "a/b", None where it does not lead anywhere."""
+    for name in field.split("/"):
+        if not isinstance(values, Mapping) or name not in values:
+            return None
+        values = values[name]
+    return values
+
+
+def choose_image_field(config: SourceConfig, available: Iterable[str]) -> str:
+    """The column of the pictures. Raises UserError if there is none."""
+    available = list(available)
+    candidates = [config.image_field] if config.image_field else IMAGE_FIELDS
+    for name in candidates:
+        if name in available:
+            return name
+    raise UserError(
+        f"config.data.path={config.path} has no column {' or '.join(candidates)}; it has "
+        f"{', '.join(available)} (set config.data.image_field)"
+    )

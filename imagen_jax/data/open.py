@@ -1,0 +1,92 @@
+"""Opens the source that a configuration names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from imagen_jax.config import SOURCES, DataConfig, SourceConfig
+from imagen_jax.data.builtin.emoji import EmojiSource
+from imagen_jax.data.builtin.shapes.source import ShapesSource
+from imagen_jax.data.formats.array_record import PreparedRecords
+from imagen_jax.data.formats.arrow import ArrowRecords
+from imagen_jax.data.formats.folder import FolderRecords
+from imagen_jax.data.formats.parquet import ParquetRecords
+from imagen_jax.data.formats.tfds import TfdsRecords
+from imagen_jax.data.formats.webdataset import TarRecords
+from imagen_jax.data.mixing import MixedSource
+from imagen_jax.data.records import DecodedRecords, Records, SplitRecords, Wanted
+from imagen_jax.data.source import SPLITS, Source
+from imagen_jax.errors import UserError
+
+# The stored formats by the name in the config, but for "folder", which has a split of its own.
+_FORMATS: dict[str, Callable[[SourceConfig], Records]] = {
+    "webdataset": TarRecords,
+    "parquet": ParquetRecords,
+    "arrow": ArrowRecords,
+    "tfds": TfdsRecords,
+    "array_record": PreparedRecords,
+}
+
+logger = logging.getLogger(__name__)
+
+
+def load_source(config: DataConfig, split: str, image_size: int, caption_seed: int = 0) -> Source:
+    """The source that the configuration names.
+
+    Args:
+      config: names the source and its path, and says which pictures are wanted.
+      split: "train" or "held_out".
+      image_size: side of the square pictures it gives.
+      caption_seed: which sequence of scenes and captions "shapes" draws.
+
+    Raises:
+      UserError: the source or split is unknown, or its files are not there.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+    if image_size < 1:
+        raise UserError(f"image size is {image_size}; it must be positive")
+    if config.source == "shapes":
+        return ShapesSource(split, image_size, caption_seed)
+    if config.source == "mix":
+        parts = {n: _load_part(part, config, split, image_size) for n, part in config.mix.items()}
+        # A small part may have nothing to hold out.
+        parts = {name: part for name, part in parts.items() if len(part)}
+        weights = tuple(config.mix[name].weight for name in parts)
+        return MixedSource(tuple(parts.values()), weights)
+    return _load_part(config, config, split, image_size)
+
+
+def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: int) -> Source:
+    if part.source == "emoji":
+        return EmojiSource(part.path, split, image_size)
+    wanted = Wanted.of(config, has_score=bool(part.score_field))
+    return DecodedRecords(load_records(part, split), image_size, wanted)
+
+
+def load_records(config: SourceConfig, split: str | None) -> Records:
+    """The records of a stored set.
+
+    Args:
+      config: names the format, the path and the fields.
+      split: "train", "held_out", or None for all.
+
+    Raises:
+      UserError: the files are not there, or have no pictures with captions; a library is missing.
+    """
+    if config.source == "folder":
+        return FolderRecords(config.path, split)
+    if config.source not in _FORMATS:
+        raise UserError(f"config.data.source is {config.source!r}; use one of {', '.join(SOURCES)}")
+    records = _FORMATS[config.source](config)
+    if not len(records):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in records.skipped.items())
+        raise UserError(
+            f"config.data.path={config.path} has no picture with a caption"
+            f" ({reasons or 'no items at all'}); see docs/data.md for what "
+            f"source={config.source!r} looks for, and check_data to look at it"
+        )
+    for reason, number in records.skipped.items():
+        logger.warning("%s: %d skipped: %s", config.path, number, reason)
+    return records if split is None else SplitRecords(records, split)
