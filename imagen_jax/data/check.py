@@ -140,11 +140,11 @@ def _read(source: Source, index: int) -> _Seen:
 
         def check_size(width: int, height: int) -> None:
             size.append((width, height))
-            source.wanted.check_size(width, height, (source.image_size, source.image_size))
+            source.item_filter.check_size(width, height, (source.image_size, source.image_size))
 
         record = source.records.record(index)
-        captions = source.wanted.captions(record)
-        source.wanted.check_score(record)
+        captions = source.item_filter.select_captions(record)
+        source.item_filter.check_score(record)
         try:
             image = decode_image(record.image, source.image_size, check_size)
         except BadItem as error:

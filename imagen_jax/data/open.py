@@ -15,7 +15,7 @@ from imagen_jax.data.formats.parquet import ParquetRecords
 from imagen_jax.data.formats.tfds import TfdsRecords
 from imagen_jax.data.formats.webdataset import TarRecords
 from imagen_jax.data.mixing import MixedSource
-from imagen_jax.data.records import DecodedRecords, Records, SplitRecords, Wanted
+from imagen_jax.data.records import DecodedRecords, ItemFilter, Records, SplitRecords
 from imagen_jax.data.source import SPLITS, Source
 from imagen_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
     """The source that the configuration names.
 
     Args:
-      config: names the source and its path, and says which pictures are wanted.
+      config: names the source and its path, and says which pictures to leave out.
       split: "train" or "held_out".
       image_size: side of the square pictures it gives.
       caption_seed: which sequence of scenes and captions "shapes" draws.
@@ -61,8 +61,8 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
 def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: int) -> Source:
     if part.source == "emoji":
         return EmojiSource(part.path, split, image_size)
-    wanted = Wanted.of(config, has_score=bool(part.score_field))
-    return DecodedRecords(load_records(part, split), image_size, wanted)
+    item_filter = ItemFilter.from_config(config, has_score=bool(part.score_field))
+    return DecodedRecords(load_records(part, split), image_size, item_filter)
 
 
 def load_records(config: SourceConfig, split: str | None) -> Records:

@@ -183,7 +183,7 @@ def spread_items(source: Source, number: int) -> list[Item]:
     return [reader.read(place * stride, f"spread/{place}")[0] for place in range(number)]
 
 
-def captions_of(source: Source, index: int) -> tuple[str, ...]:
+def item_captions(source: Source, index: int) -> tuple[str, ...]:
     """The captions that training may draw for an item.
 
     A source that knows them without decoding the picture has a method `captions(index)`.

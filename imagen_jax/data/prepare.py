@@ -15,7 +15,7 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
 from imagen_jax.data.images import decode_image
 from imagen_jax.data.open import load_records, load_source
-from imagen_jax.data.records import Record, Records, Wanted
+from imagen_jax.data.records import ItemFilter, Record, Records
 from imagen_jax.data.source import BadItem, FilteredItem, Source
 from imagen_jax.errors import UserError
 from imagen_jax.stores.manifest import Manifest
@@ -100,13 +100,13 @@ def plan_store(
 
 def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
     """What gives the records of a shard; see `prepare` for the arguments and errors."""
-    wanted = Wanted.of(config, has_score=bool(config.score_field))
+    item_filter = ItemFilter.from_config(config, has_score=bool(config.score_field))
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
             results = _in_order(
                 pool,
-                lambda i: _convert(records, i, wanted, image_size),
+                lambda i: _convert(records, i, item_filter, image_size),
                 range(start, stop),
                 num_threads,
             )
@@ -139,14 +139,16 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
     return {"content": CONTENT, **values}
 
 
-def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> bytes | BadItem:
+def _convert(
+    records: Records, index: int, item_filter: ItemFilter, image_size: int
+) -> bytes | BadItem:
     try:
         record = records.record(index)
-        captions = wanted.captions(record)
-        wanted.check_score(record)
+        captions = item_filter.select_captions(record)
+        item_filter.check_score(record)
         # The smallest size is the fastest check that the whole file can be read.
         decode_image(
-            record.image, 1, lambda *size: wanted.check_size(*size, (image_size, image_size))
+            record.image, 1, lambda *size: item_filter.check_size(*size, (image_size, image_size))
         )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:

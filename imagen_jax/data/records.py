@@ -66,7 +66,7 @@ class Records(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ItemFilter:
     """Which pictures and captions are wanted; 0 and None: any. See DataConfig."""
 
     min_side: float = 0.0
@@ -76,7 +76,7 @@ class Wanted:
     min_score: float | None = None
 
     @classmethod
-    def of(cls, config: DataConfig, has_score: bool) -> Wanted:
+    def from_config(cls, config: DataConfig, has_score: bool) -> ItemFilter:
         """The filters of the config."""
         return cls(
             min_side=config.min_side,
@@ -86,8 +86,8 @@ class Wanted:
             min_score=config.min_score if has_score else None,
         )
 
-    def captions(self, record: Record) -> tuple[str, ...]:
-        """The captions that are wanted. Raises FilteredItem for a picture without one."""
+    def select_captions(self, record: Record) -> tuple[str, ...]:
+        """The captions that pass. Raises FilteredItem for a picture without one."""
         if not record.captions:
             raise BadItem(f"{record.key} has no caption", "no caption")
         most = self.max_caption_length or float("inf")
@@ -121,7 +121,7 @@ class DecodedRecords:
 
     records: Records
     image_size: int
-    wanted: Wanted = Wanted()
+    item_filter: ItemFilter = ItemFilter()
     endless: bool = dataclasses.field(default=False, init=False)
 
     def __len__(self) -> int:
@@ -133,9 +133,9 @@ class DecodedRecords:
     def item_of_shape(self, index: int, shape: tuple[int, int]) -> Item:
         """The item at `index`, its picture cut to `shape` (H, W). Raises BadItem."""
         record = self.records.record(index)
-        captions = self.wanted.captions(record)
-        self.wanted.check_score(record)
-        check_size = functools.partial(self.wanted.check_size, shape=shape)
+        captions = self.item_filter.select_captions(record)
+        self.item_filter.check_score(record)
+        check_size = functools.partial(self.item_filter.check_size, shape=shape)
         try:
             image = decode_crop(record.image, *shape, check_size)
         except FilteredItem:

@@ -15,7 +15,7 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.check import examine
 from imagen_jax.data.check_page import Rates, histogram, page, summary
 from imagen_jax.data.open import load_records
-from imagen_jax.data.records import DecodedRecords, Wanted
+from imagen_jax.data.records import DecodedRecords, ItemFilter
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
@@ -46,7 +46,7 @@ def faulty(tmp_path):
 
 def test_what_is_found(faulty):
     config = DataConfig(source="webdataset", path=str(faulty))
-    source = DecodedRecords(load_records(config, None), 8, Wanted(min_side=1.0))
+    source = DecodedRecords(load_records(config, None), 8, ItemFilter(min_side=1.0))
     found = examine(source)
     assert (found.total, found.looked_at, found.good) == (40, 40, 30)
     assert found.bad == {"truncated picture": 3, "empty file": 2, "no caption": 1}
@@ -65,7 +65,7 @@ def test_what_is_found(faulty):
 
 def test_text_and_page(faulty):
     config = DataConfig(source="webdataset", path=str(faulty))
-    source = DecodedRecords(load_records(config, None), 16, Wanted())
+    source = DecodedRecords(load_records(config, None), 16, ItemFilter())
     found = examine(source)
     found.cpu_seconds = found.good / 64
     assert found.per_core == 64

@@ -21,7 +21,7 @@ from PIL import Image
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.webdataset import TarRecords
 from imagen_jax.data.images import decode_image
-from imagen_jax.data.records import DecodedRecords, Wanted
+from imagen_jax.data.records import DecodedRecords, ItemFilter
 from imagen_jax.data.source import BadItem
 
 # Of every hundred cases, so many are tars.
@@ -108,7 +108,7 @@ def try_tar(data: bytes, folder: Path) -> collections.Counter[str]:
     path.write_bytes(data)
     fates: collections.Counter[str] = collections.Counter()
     records = TarRecords(DataConfig(source="webdataset", path=str(path)))
-    source = DecodedRecords(records, 16, Wanted())
+    source = DecodedRecords(records, 16, ItemFilter())
     for index in range(len(source)):
         try:
             assert source.item(index).caption

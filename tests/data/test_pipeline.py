@@ -8,7 +8,7 @@ from absl import flags
 
 from imagen_jax.data.builtin.shapes.source import ShapesSource
 from imagen_jax.data.mixing import MixedSource
-from imagen_jax.data.pipeline import batches, captions_of, item_order, spread_items
+from imagen_jax.data.pipeline import batches, item_captions, item_order, spread_items
 from imagen_jax.data.source import BadItem, FilteredItem, Item
 from imagen_jax.errors import UserError
 
@@ -262,6 +262,6 @@ def test_every_caption_that_may_be_drawn_is_told():
         def item(self, index):
             return dataclasses.replace(super().item(index), other_captions=("b", "c"))
 
-    assert captions_of(Captioned(3), 2) == ("2", "b", "c")
+    assert item_captions(Captioned(3), 2) == ("2", "b", "c")
     with pytest.raises(BadItem):
-        captions_of(Captioned(3, bad={2: "cut"}), 2)
+        item_captions(Captioned(3, bad={2: "cut"}), 2)

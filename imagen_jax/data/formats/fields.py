@@ -22,7 +22,7 @@ def clean_caption(value: str | bytes) -> str:
     return " ".join(value.split())
 
 
-def captions_in(value: Any) -> list[str]:
+def captions_in_value(value: Any) -> list[str]:
     """All captions in a string, bytes, a list of them, or dicts with a `text`, `raw` or `caption`.
 
     What has none gives an empty list.
@@ -32,26 +32,26 @@ def captions_in(value: Any) -> list[str]:
         return [caption] if caption else []
     if isinstance(value, np.ndarray):
         value = value.tolist()
-        return captions_in(value) if isinstance(value, (str, bytes, list)) else []
+        return captions_in_value(value) if isinstance(value, (str, bytes, list)) else []
     if isinstance(value, Mapping):
         names = [name for name in ("text", "raw", "caption") if name in value]
-        return captions_in(value[names[0]]) if names else []
+        return captions_in_value(value[names[0]]) if names else []
     if isinstance(value, Iterable):
-        return [caption for part in value for caption in captions_in(part)]
+        return [caption for part in value for caption in captions_in_value(part)]
     return []
 
 
-def captions_of(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
+def captions_in_fields(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
     """The captions in the named fields, or in the first of the usual ones that has any."""
     if fields:
-        return tuple(c for field in fields for c in captions_in(_nested(values, field)))
+        return tuple(c for field in fields for c in captions_in_value(_nested(values, field)))
     for field in CAPTION_FIELDS:
-        if found := captions_in(_nested(values, field)):
+        if found := captions_in_value(_nested(values, field)):
             return tuple(found)
     return ()
 
 
-def score_of(values: Mapping[str, Any], field: str) -> float | None:
+def score_in_field(values: Mapping[str, Any], field: str) -> float | None:
     """The number in `field`, None where there is none."""
     value = _nested(values, field) if field else None
     try:

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import CAPTION_FIELDS, captions_of, choose_image_field, score_of
+from imagen_jax.data.formats.fields import (
+    CAPTION_FIELDS,
+    captions_in_fields,
+    choose_image_field,
+    score_in_field,
+)
 from imagen_jax.data.formats.files import file_stamp, find_files, home_of, stamp
 from imagen_jax.data.formats.offsets import Table, load_indices
 from imagen_jax.data.formats.parquet_pages import (
@@ -238,8 +243,8 @@ class _Columns:
         for row in range(file.metadata.row_group(group).num_rows):
             values = {name: column[row] for name, column in columns.items()}
             text = {
-                "captions": captions_of(values, self._caption_fields),
-                "score": score_of(values, self._score_field),
+                "captions": captions_in_fields(values, self._caption_fields),
+                "score": score_in_field(values, self._score_field),
                 "path": ((paths[row] if paths else None) or {}).get("path"),
             }
             texts.append(json.dumps(text, ensure_ascii=False).encode())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import captions_of, score_of
+from imagen_jax.data.formats.fields import captions_in_fields, score_in_field
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
@@ -39,8 +39,8 @@ def row_to_record(
     return Record(
         key=key,
         image=image,
-        captions=captions_of(columns, config.caption_fields),
-        score=score_of(columns, config.score_field),
+        captions=captions_in_fields(columns, config.caption_fields),
+        score=score_in_field(columns, config.score_field),
     )
 
 

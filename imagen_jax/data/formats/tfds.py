@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import captions_of, choose_image_field, score_of
+from imagen_jax.data.formats.fields import captions_in_fields, choose_image_field, score_in_field
 from imagen_jax.data.formats.files import file_stamp, home_of, stamp
 from imagen_jax.data.formats.offsets import Table, load_indices, read_range
 from imagen_jax.data.records import Record
@@ -107,8 +107,8 @@ class TfdsRecords:
         return Record(
             key=key,
             image=image,
-            captions=captions_of(example, self._config.caption_fields),
-            score=score_of(example, self._config.score_field),
+            captions=captions_in_fields(example, self._config.caption_fields),
+            score=score_in_field(example, self._config.score_field),
         )
 
 

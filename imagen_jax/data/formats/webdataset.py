@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import captions_of, clean_caption, score_of
+from imagen_jax.data.formats.fields import captions_in_fields, clean_caption, score_in_field
 from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, find_files, home_of, stamp
 from imagen_jax.data.formats.offsets import Index, Table, load_indices, read_range
 from imagen_jax.data.records import Record
@@ -111,12 +111,12 @@ class TarRecords:
         if self._fields or not captions:
             names = tuple(field for field in self._fields if field != "txt")
             if names or not self._fields:
-                captions += captions_of(values, names)
+                captions += captions_in_fields(values, names)
         return Record(
             key=key,
             image=read_range(shard.path, image, image_size),
             captions=captions,
-            score=score_of(values, self._score_field),
+            score=score_in_field(values, self._score_field),
         )
 
 

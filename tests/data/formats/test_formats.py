@@ -12,7 +12,7 @@ import pytest
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
-from imagen_jax.data.formats.fields import captions_in, captions_of
+from imagen_jax.data.formats.fields import captions_in_fields, captions_in_value
 from imagen_jax.data.open import load_records, load_source
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.pipeline import batches
@@ -297,12 +297,12 @@ def test_fields(tmp_path):
 
 
 def test_captions_in_all_shapes():
-    assert captions_in(np.array([b"a", b" b "], object)) == ["a", "b"]
-    assert captions_in([{"raw": "a"}, {"text": "b"}, {"id": 3}, "", None]) == ["a", "b"]
-    assert captions_in(b"\xef\xbb\xbfa\tb") == ["a b"]
-    assert captions_in(3) == captions_in(None) == []
-    assert captions_of({"text": "", "captions": {"text": ["x"]}}, ()) == ("x",)
-    assert captions_of({"a": {"b": "x"}, "caption": "y"}, ("a/b", "none")) == ("x",)
+    assert captions_in_value(np.array([b"a", b" b "], object)) == ["a", "b"]
+    assert captions_in_value([{"raw": "a"}, {"text": "b"}, {"id": 3}, "", None]) == ["a", "b"]
+    assert captions_in_value(b"\xef\xbb\xbfa\tb") == ["a b"]
+    assert captions_in_value(3) == captions_in_value(None) == []
+    assert captions_in_fields({"text": "", "captions": {"text": ["x"]}}, ()) == ("x",)
+    assert captions_in_fields({"a": {"b": "x"}, "caption": "y"}, ("a/b", "none")) == ("x",)
 
 
 @pytest.mark.parametrize(
