@@ -14,7 +14,7 @@ NUMBER = int(os.environ.get("FUZZ_CASES", "10000"))
 def test_mutated_files_are_read_or_refused():
     """In a process of its own: a crash inside a decoder is not an exception."""
     result = subprocess.run(
-        [sys.executable, Path(__file__).with_name("fuzz.py"), str(NUMBER)],
+        [sys.executable, Path(__file__).parents[1] / "fuzz.py", str(NUMBER)],
         capture_output=True,
         text=True,
     )
