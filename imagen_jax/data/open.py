@@ -1,4 +1,4 @@
-"""Opens the source that a configuration names."""
+"""Opens the source that a configuration names. A new format needs one line in `_FORMATS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from imagen_jax.data.records import DecodedRecords, ItemFilter, Records, SplitRe
 from imagen_jax.data.source import SPLITS, Source
 from imagen_jax.errors import UserError
 
-# The stored formats by the name in the config, but for "folder", which has a split of its own.
+# Stored formats by their name in the config. "folder" is not among them, since it makes its own
+# split.
 _FORMATS: dict[str, Callable[[SourceConfig], Records]] = {
     "webdataset": TarRecords,
     "parquet": ParquetRecords,
@@ -37,11 +38,11 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
     Args:
       config: names the source and its path, and says which pictures to leave out.
       split: "train" or "held_out".
-      image_size: side of the square pictures it gives.
+      image_size: side of the square pictures.
       caption_seed: which sequence of scenes and captions "shapes" draws.
 
     Raises:
-      UserError: the source or split is unknown, or its files are not there.
+      UserError: the source or split is unknown, or its files do not exist.
     """
     if split not in SPLITS:
         raise UserError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
@@ -51,7 +52,7 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
         return ShapesSource(split, image_size, caption_seed)
     if config.source == "mix":
         parts = {n: _load_part(part, config, split, image_size) for n, part in config.mix.items()}
-        # A small part may have nothing to hold out.
+        # A small part may hold nothing out.
         parts = {name: part for name, part in parts.items() if len(part)}
         weights = tuple(config.mix[name].weight for name in parts)
         return MixedSource(tuple(parts.values()), weights)
@@ -66,27 +67,34 @@ def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: i
 
 
 def load_records(config: SourceConfig, split: str | None) -> Records:
-    """The records of a stored set.
+    """The records of a stored set. Logs what was left out while its files were scanned.
 
     Args:
       config: names the format, the path and the fields.
-      split: "train", "held_out", or None for all.
+      split: "train", "held_out", or None for all records.
 
     Raises:
-      UserError: the files are not there, or have no pictures with captions; a library is missing.
+      UserError: the format is unknown, the files do not exist or hold no picture with a caption, or
+        a library is not installed.
     """
     if config.source == "folder":
-        return FolderRecords(config.path, split)
-    if config.source not in _FORMATS:
+        records: Records = FolderRecords(config.path, split)
+    elif config.source in _FORMATS:
+        records = _FORMATS[config.source](config)
+        _check_not_empty(config, records)
+        records = records if split is None else SplitRecords(records, split)
+    else:
         raise UserError(f"config.data.source is {config.source!r}; use one of {', '.join(SOURCES)}")
-    records = _FORMATS[config.source](config)
+    for reason, number in records.skipped.items():
+        logger.warning("%s: %d skipped: %s", config.path, number, reason)
+    return records
+
+
+def _check_not_empty(config: SourceConfig, records: Records) -> None:
     if not len(records):
         reasons = ", ".join(f"{n} {reason}" for reason, n in records.skipped.items())
         raise UserError(
             f"config.data.path={config.path} has no picture with a caption"
-            f" ({reasons or 'no items at all'}); see docs/data.md for what "
-            f"source={config.source!r} looks for, and check_data to look at it"
+            f" ({reasons or 'no items at all'}); docs/data.md says what "
+            f"source={config.source!r} looks for, and check_data shows what a set holds"
         )
-    for reason, number in records.skipped.items():
-        logger.warning("%s: %d skipped: %s", config.path, number, reason)
-    return records if split is None else SplitRecords(records, split)

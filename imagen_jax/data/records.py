@@ -1,14 +1,15 @@
-"""Pictures as they are stored: encoded, with all captions; and how they become items.
+"""Records: encoded pictures with all their captions, as they are stored, and their decoding.
 
-Each storage format is a class with `__len__`, `record(index)` and `skipped`; what is wanted,
-decoding and the held-out split are the same for all of them and lie here.
+Each storage format is a class with the methods of `Records`. Filters, decoding and the held-out
+split are the same for all formats.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,20 +19,20 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.images import decode_crop
 from imagen_jax.data.source import BadItem, FilteredItem, Item
 
-# Every twentieth item is held out, unless there are too few to spare any.
+# Every twentieth record is held out, unless the set is smaller than the minimum.
 HELD_OUT_EVERY = 20
 HELD_OUT_MINIMUM = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """An encoded picture.
+    """An encoded picture with its captions.
 
     Attributes:
-      key: names it within its source.
+      key: identifies the record within its source.
       image: the bytes of a picture file.
-      captions: of the picture, on one line each; empty ones are left out.
-      score: the number that `min_score` is compared with, if there is one.
+      captions: of the picture, each on one line; empty captions are left out.
+      score: the number that `min_score` is compared with, None if there is none.
     """
 
     key: str
@@ -44,7 +45,7 @@ class Records(Protocol):
     """Random access to encoded pictures, also from several threads and in other processes.
 
     Attributes:
-      skipped: what was left out when the files were looked through (reason: number).
+      skipped: what was left out while the files were scanned (reason: number).
     """
 
     skipped: collections.Counter[str]
@@ -52,22 +53,30 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Record:
-        """The record at `index` in [0, len). Raises BadItem."""
+        """The record at `index` in [0, len). Raises BadItem if it cannot be read."""
+        ...
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first `size` bytes of a picture file; all of it where a format reads no less.
+
+        Raises:
+          BadItem: it cannot be read.
+        """
         ...
 
     @property
-    def home(self) -> Path:
-        """The folder that the files lie in."""
+    def folder(self) -> Path:
+        """The folder of the files."""
         ...
 
     def stamps(self) -> np.ndarray:
-        """`[len]` uint64: for each record, what changes when its picture may have; see `stamp`."""
+        """`[len]` uint64, one stamp a record, which changes when the record's file changes."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemFilter:
-    """Which pictures and captions are wanted; 0 and None: any. See DataConfig."""
+    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig."""
 
     min_side: float = 0.0
     max_aspect: float = 0.0
@@ -77,7 +86,7 @@ class ItemFilter:
 
     @classmethod
     def from_config(cls, config: DataConfig, has_score: bool) -> ItemFilter:
-        """The filters of the config."""
+        """The filters of the config; `min_score` applies only to sources with a score."""
         return cls(
             min_side=config.min_side,
             max_aspect=config.max_aspect,
@@ -87,27 +96,32 @@ class ItemFilter:
         )
 
     def select_captions(self, record: Record) -> tuple[str, ...]:
-        """The captions that pass. Raises FilteredItem for a picture without one."""
+        """The captions of an allowed length.
+
+        Raises:
+          BadItem: the record has no caption.
+          FilteredItem: all captions are too short or too long.
+        """
         if not record.captions:
             raise BadItem(f"{record.key} has no caption", "no caption")
-        most = self.max_caption_length or float("inf")
-        kept = tuple(c for c in record.captions if self.min_caption_length <= len(c) <= most)
+        maximum = self.max_caption_length or math.inf
+        kept = tuple(c for c in record.captions if self.min_caption_length <= len(c) <= maximum)
         if not kept:
             short = all(len(c) < self.min_caption_length for c in record.captions)
             raise FilteredItem(record.key, "caption too short" if short else "caption too long")
         return kept
 
     def check_score(self, record: Record) -> None:
-        """Raises FilteredItem for too low a score, or none."""
-        # Written so that NaN, which compares with nothing, is left out.
-        if self.min_score is not None and not (
-            record.score is not None and record.score >= self.min_score
-        ):
-            has_none = record.score is None or record.score != record.score
-            raise FilteredItem(record.key, "no score" if has_none else "score too low")
+        """Raises FilteredItem if the score is too low, missing or NaN."""
+        if self.min_score is None:
+            return
+        if record.score is None or math.isnan(record.score):
+            raise FilteredItem(record.key, "no score")
+        if record.score < self.min_score:
+            raise FilteredItem(record.key, "score too low")
 
     def check_size(self, width: int, height: int, shape: tuple[int, int]) -> None:
-        """Raises FilteredItem for a picture too small for `shape` (H, W), or too long."""
+        """Raises FilteredItem if a picture is too small for `shape` (H, W), or too elongated."""
         short, long = sorted((width, height))
         if height < self.min_side * shape[0] or width < self.min_side * shape[1]:
             raise FilteredItem(f"{width}x{height}", "picture too small")
@@ -130,12 +144,32 @@ class DecodedRecords:
     def item(self, index: int) -> Item:
         return self.item_of_shape(index, (self.image_size, self.image_size))
 
-    def item_of_shape(self, index: int, shape: tuple[int, int]) -> Item:
-        """The item at `index`, its picture cut to `shape` (H, W). Raises BadItem."""
+    def item_of_shape(
+        self,
+        index: int,
+        shape: tuple[int, int],
+        on_size: Callable[[int, int], None] | None = None,
+    ) -> Item:
+        """The item at `index`, with its picture cropped and resized to `shape` (H, W).
+
+        Args:
+          index: in [0, len).
+          shape: of the picture.
+          on_size: called with width and height of the stored picture before it is decoded.
+
+        Raises:
+          BadItem: the item cannot be read.
+          FilteredItem: the filters leave it out.
+        """
         record = self.records.record(index)
         captions = self.item_filter.select_captions(record)
         self.item_filter.check_score(record)
-        check_size = functools.partial(self.item_filter.check_size, shape=shape)
+
+        def check_size(width: int, height: int) -> None:
+            if on_size is not None:
+                on_size(width, height)
+            self.item_filter.check_size(width, height, shape)
+
         try:
             image = decode_crop(record.image, *shape, check_size)
         except FilteredItem:
@@ -147,10 +181,10 @@ class DecodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecords:
-    """One side of a set: every twentieth record is held out, of at least a hundred.
+    """One split of a set: every twentieth record is held out, if there are at least a hundred.
 
-    By position, so that a set of any size is split at once, and one that grows at its end moves
-    nothing across.
+    The split goes by position: a set of any size is split at once, and records that are appended
+    to a set move no other record to the other split.
     """
 
     records: Records
@@ -168,17 +202,20 @@ class SplitRecords:
         return held_out if self.split == "held_out" else whole - held_out
 
     def record(self, index: int) -> Record:
-        return self.records.record(self._place(index))
+        return self.records.record(self._index_in_set(index))
+
+    def head(self, index: int, size: int) -> bytes:
+        return self.records.head(self._index_in_set(index), size)
 
     @property
-    def home(self) -> Path:
-        return self.records.home
+    def folder(self) -> Path:
+        return self.records.folder
 
     def stamps(self) -> np.ndarray:
-        return self.records.stamps()[self._place(np.arange(len(self)))]
+        return self.records.stamps()[self._index_in_set(np.arange(len(self)))]
 
-    def _place(self, index: Any) -> Any:
-        """Where items of this side lie in the whole: of one index, or an array of them."""
+    def _index_in_set(self, index: Any) -> Any:
+        """The index in the whole set for an index of this split, or for an array of them."""
         if len(self.records) < HELD_OUT_MINIMUM:
             return index
         if self.split == "held_out":

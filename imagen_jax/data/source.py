@@ -1,4 +1,4 @@
-"""The one interface of everything that pictures and captions come from."""
+"""The interface that every source of pictures with captions has."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ SPLITS = ("train", "held_out")
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A picture `[S, S, 3]` uint8 and its caption; training draws one of all it has."""
+    """A picture `[H, W, 3]` uint8 with its captions; training draws one of them each time."""
 
     image: np.ndarray
     caption: str
     other_captions: tuple[str, ...] = ()
 
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All captions, `caption` first."""
+        return (self.caption, *self.other_captions)
+
 
 class BadItem(Exception):
-    """An item cannot be read (a truncated file, say). Another takes its place in training.
+    """An item cannot be read, because its file is truncated, for example.
+
+    Training replaces it by another item.
 
     Args:
       message: what is wrong with which item.
-      kind: of the fault, in a few words; they are counted by it.
+      kind: the kind of fault in a few words; bad items are counted by kind.
     """
 
     def __init__(self, message: str, kind: str = "unreadable"):
@@ -34,15 +41,15 @@ class BadItem(Exception):
 
 
 class FilteredItem(BadItem):
-    """An item is whole and not wanted: the configuration filters it out."""
+    """An item can be read, but the filters of the configuration leave it out."""
 
 
 class Source(Protocol):
     """Random access to pictures with captions.
 
     Attributes:
-      endless: the items are drawn on demand and never repeat; `len` is then only a bound. The
-        order of a finite source is shuffled in every epoch, an endless one is walked through.
+      endless: the items are drawn on demand and never repeat; `len` is then only a bound. A finite
+        source is shuffled in every epoch, an endless one is read in order.
     """
 
     endless: bool
@@ -50,14 +57,18 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def item(self, index: int) -> Item:
-        """The item at `index` in [0, len), always the same, square at the source's image size.
+        """The item at `index` in [0, len): always the same item, with a square picture.
 
-        Called from several threads at once. Raises BadItem if it cannot be read or is not wanted.
+        May be called from several threads at once.
+
+        Raises:
+          BadItem: the item cannot be read.
+          FilteredItem: the filters leave it out.
         """
         ...
 
 
 def hash01(text: str) -> float:
-    """A uniform number in [0, 1) that depends on the text alone; splits are made with it."""
+    """A uniform number in [0, 1) that depends on the text alone; used to make splits."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

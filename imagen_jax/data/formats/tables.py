@@ -1,4 +1,4 @@
-"""Rows of Arrow tables as records: what Arrow and Parquet files have in common."""
+"""Rows of Arrow tables as records: what the Arrow and Parquet formats share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 def row_to_record(
     row: pyarrow.Table, key: str, image_field: str, config: SourceConfig, folder: Path
 ) -> Record:
-    """The record in a table of one row. Pictures are bytes, or a struct of `bytes` and `path`.
+    """The record in a table of one row. A picture is bytes, or a struct of `bytes` and `path`.
+
+    Args:
+      row: the table.
+      key: of the record.
+      image_field: the column of the picture.
+      config: names the fields of captions and score.
+      folder: that paths of pictures are relative to.
 
     Raises:
-      BadItem: it has no picture, or text that cannot be read.
+      BadItem: the row has no picture, or text that cannot be read.
     """
     columns = {}
     for name, column in zip(row.column_names, row.columns, strict=True):
@@ -33,7 +40,7 @@ def row_to_record(
     if isinstance(image, dict):
         path, image = image.get("path"), image.get("bytes")
         if image is None and path:
-            image = read_beside(folder, path, key)
+            image = read_linked_picture(folder, path, key)
     if not isinstance(image, bytes):
         raise BadItem(f"{key} has no picture", "no picture")
     return Record(
@@ -45,7 +52,7 @@ def row_to_record(
 
 
 def import_pyarrow() -> Any:
-    """The module. Raises UserError if it is not installed."""
+    """The module `pyarrow`. Raises UserError if it is not installed."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -57,10 +64,10 @@ def import_pyarrow() -> Any:
 
 
 def column_values(column: pyarrow.ChunkedArray) -> list[Any]:
-    """A column as Python's objects; strings, which may be other bytes than UTF-8, as bytes.
+    """A column as Python objects. Strings become bytes, because they may not be valid UTF-8.
 
     Raises:
-      UnicodeDecodeError: such bytes are deeper in the column.
+      UnicodeDecodeError: a string within a list or a struct is not valid UTF-8.
     """
     pa = import_pyarrow()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -69,8 +76,8 @@ def column_values(column: pyarrow.ChunkedArray) -> list[Any]:
     return column.to_pylist()
 
 
-def read_beside(folder: Path, path: str, key: str) -> bytes:
-    """The picture that a row names. Raises BadItem if it cannot be read."""
+def read_linked_picture(folder: Path, path: str, key: str) -> bytes:
+    """The picture file that a row names instead of holding it. Raises BadItem."""
     try:
         return (folder / path).read_bytes()
     except OSError as error:
