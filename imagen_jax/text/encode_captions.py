@@ -89,7 +89,7 @@ def encode_captions(
     process_count: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Writes the shards of this process that are missing; see `data.store_writer.write_shards`.
+    """Writes the shards of this process that are missing; see `stores.writer.write_shards`.
 
     Args:
       directory: of the store.
