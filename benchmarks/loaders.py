@@ -128,7 +128,7 @@ def cost_table(root: Path, sides: list[int], rounds: int = 3) -> str:
     The minimum over the rounds; CPU time depends less on other load than wall time does.
     """
     from imagen_jax.data.images import decode_image
-    from imagen_jax.data.records import load_records
+    from imagen_jax.data.open import load_records
 
     costs: dict[str, float] = {}
 
@@ -166,8 +166,8 @@ def _config(root: Path, name: str) -> DataConfig:
 
 def _ours(name: str) -> Callable[[Path, int, int, int], Iterator]:
     def start(root: Path, resolution: int, batch: int, workers: int) -> Iterator:
+        from imagen_jax.data.open import load_source
         from imagen_jax.data.pipeline import batches
-        from imagen_jax.data.source import load_source
 
         return batches(
             load_source(_config(root, name), "train", resolution),

@@ -26,8 +26,8 @@ import numpy as np
 from benchmarks.imagen_pytorch_peer import check_installed, import_imagen_pytorch, readme_unet
 from benchmarks.learning_curve import plot
 from imagen_jax.config import TextConfig, TrainConfig, load_config
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.caption_accuracy import accuracy_by_group
 from imagen_jax.evaluation.prompt_set import Prompt

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from imagen_jax.version import __version__
+
 if TYPE_CHECKING:
     from imagen_jax.sampling import Cascade
 
-__all__ = ["Cascade"]
-__version__ = "0.1.0"
+__all__ = ["Cascade", "__version__"]
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""How far a long job is, on the terminal."""
+"""Shows the progress of a long job in the terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import time
 
 
 class ProgressLine:
-    """Prints how far a long job is, at most once in `every` seconds, with an estimate of the rest.
+    """Prints the progress of a long job, with an estimate of the remaining time.
+
+    Call it with the number of units done and their total, the first time before any work.
 
     Args:
       unit: what is counted, such as "pictures".
-      every: seconds between two lines.
+      every: minimum seconds between two lines.
     """
 
     def __init__(self, unit: str, every: float = 10.0):

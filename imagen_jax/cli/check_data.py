@@ -62,8 +62,8 @@ def check(flags: FlagValues, config: CascadeConfig | None) -> None:
     from imagen_jax.data.buckets import BucketedSource, load_stage_source
     from imagen_jax.data.check import examine, loader_rate
     from imagen_jax.data.check_page import Rates, page, summary
+    from imagen_jax.data.open import load_source
     from imagen_jax.data.pipeline import batches
-    from imagen_jax.data.source import load_source
     from imagen_jax.progress import ProgressLine
 
     stage = config.stages[name]

@@ -145,7 +145,7 @@ def encode(flags: FlagValues, config: CascadeConfig) -> None:
 
 def caption_set(flags: FlagValues, config: CascadeConfig):
     """The captions that training and validation of this configuration read."""
-    from imagen_jax.data.source import load_source
+    from imagen_jax.data.open import load_source
     from imagen_jax.text.encode_captions import CaptionSet
 
     size = min(stage.resolution for stage in config.stages.values())

@@ -1,13 +1,12 @@
-"""Pictures sorted into buckets by their aspect ratio, so that a batch can be of one shape.
+"""Sorts pictures into buckets by aspect ratio, so that all pictures of a batch have one shape.
 
 An item belongs to the bucket whose aspect ratio is nearest to its own, by the ratio of the two.
-Each bucket is a source, with epochs of its own: what is said of one source in `pipeline` (each item
-once an epoch, what stands in for items that are left out) holds for each bucket.
+Each bucket is a source with its own epochs: `pipeline` reads each item of a bucket once an epoch,
+and replaces an item that is left out by another of the same bucket.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import itertools
 import logging
@@ -21,12 +20,14 @@ import numpy as np
 from imagen_jax.config import SQUARE, CascadeConfig
 from imagen_jax.data.interleave import nth_batch
 from imagen_jax.data.mixing import MixedSource
+from imagen_jax.data.open import load_source
+from imagen_jax.data.parts import locate
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.records import DecodedRecords
-from imagen_jax.data.source import Item, Source, load_source
+from imagen_jax.data.source import Item, Source
 from imagen_jax.errors import UserError
 
-# Longer sides count as this: the comparison of aspect ratios then fits 64 bits.
+# Longer sides are reduced to this, so that the comparison of aspect ratios fits into 64 bits.
 _LONGEST = 2**20
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bucket:
-    """The items of a set that are nearest to one shape, cut to it: a Source.
+    """The items of a set that are nearest to one shape, cropped to it: a Source.
 
     Attributes:
-      whole: the set.
-      indices: `[N]`, which items of it.
+      records: the set.
+      indices: `[N]`, the items of the set that are in the bucket.
       shape: (H, W) of the pictures.
     """
 
-    whole: DecodedRecords
+    records: DecodedRecords
     indices: np.ndarray
     shape: tuple[int, int]
     endless: bool = dataclasses.field(default=False, init=False)
@@ -51,7 +52,7 @@ class Bucket:
         return len(self.indices)
 
     def item(self, index: int) -> Item:
-        return self.whole.item_of_shape(int(self.indices[index]), self.shape)
+        return self.records.item_of_shape(int(self.indices[index]), self.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,11 +60,12 @@ class BucketedSource:
     """All buckets that have items: a Source, one bucket after the other.
 
     Attributes:
-      aspects: of the buckets, as the config writes them.
-      shapes: (H, W) of the pictures in each.
-      buckets: a source each.
-      shares: of the buckets among the examples, as whole numbers.
-      digest: of which item is in which bucket; processes of one job must agree on it.
+      aspects: aspect ratio of each bucket, as in the config.
+      shapes: (H, W) of the pictures in each bucket.
+      buckets: the source of each bucket.
+      shares: of the buckets among the examples, as integers without a common factor.
+      digest: checksum of the assignment of items to buckets; all processes of a job must have the
+        same.
     """
 
     aspects: tuple[str, ...]
@@ -75,30 +77,29 @@ class BucketedSource:
 
     @property
     def ends(self) -> list[int]:
-        """The index behind the last item of each bucket."""
+        """For each bucket, the index after its last item."""
         return list(itertools.accumulate(len(bucket) for bucket in self.buckets))
 
     def __len__(self) -> int:
         return sum(len(bucket) for bucket in self.buckets)
 
     def item(self, index: int) -> Item:
-        ends = self.ends
-        number = bisect.bisect_right(ends, index)
-        return self.buckets[number].item(index - (ends[number] - len(self.buckets[number])))
+        bucket, within = locate(self.ends, index)
+        return self.buckets[bucket].item(within)
 
     def nth_batch(self, number: int) -> tuple[int, int]:
-        """Of batch `number` of a run: its bucket, and how many came from there before it."""
+        """The bucket of batch `number` of a run, and how many earlier batches came from it."""
         return nth_batch(self.shares, number)
 
     def mean(self, values: Mapping[tuple[int, int], float]) -> float:
-        """The mean over the examples of what depends on their shapes."""
+        """The mean over all examples of a value given for each shape."""
         total = sum(
             share * values[shape] for share, shape in zip(self.shares, self.shapes, strict=True)
         )
         return total / sum(self.shares)
 
     def describe(self) -> str:
-        """For example "1:1 64x64 (1,234 pictures), 3:2 80x56 (17 pictures)"; width x height."""
+        """Such as "1:1 64x64 (1,234 pictures), 3:2 80x56 (17 pictures)", as width x height."""
         return ", ".join(
             f"{aspect} {width}x{height} ({len(bucket):,} pictures)"
             for aspect, (height, width), bucket in zip(
@@ -108,7 +109,7 @@ class BucketedSource:
 
 
 def load_stage_source(config: CascadeConfig, name: str, split: str) -> Source:
-    """What a stage is trained on or validated with: in buckets if the config has any.
+    """The source that a stage is trained on or validated with, in buckets if the config has any.
 
     Raises:
       UserError: see `load_source`.
@@ -120,11 +121,17 @@ def load_stage_source(config: CascadeConfig, name: str, split: str) -> Source:
 
 
 def in_buckets(source: Source, shapes: Mapping[str, tuple[int, int]]) -> BucketedSource:
-    """Sorts the items of a stored set, or of a mix of them; reads their sizes if they are new.
+    """Sorts the items of a stored set, or of a mix of sets, into buckets.
+
+    Reads the sizes of new pictures, see `load_sizes`.
 
     Args:
       source: `DecodedRecords`, or a mix of such.
-      shapes: (H, W) by aspect ratio, the square among them: what cannot be read belongs there.
+      shapes: (H, W) by aspect ratio. The square must be among them; pictures whose size cannot be
+        read belong to it.
+
+    Raises:
+      UserError: the source draws its pictures.
     """
     is_mix = isinstance(source, MixedSource)
     parts = source.parts if is_mix else (source,)
@@ -136,7 +143,7 @@ def in_buckets(source: Source, shapes: Mapping[str, tuple[int, int]]) -> Buckete
     for part, weight in zip(parts, weights, strict=True):
         nearest = nearest_shape(load_sizes(part.records), shapes)
         digest = zlib.crc32(nearest.tobytes(), digest)
-        # Epochs of a set alone are of all its items; in a mix, each part has its share.
+        # In a mix, the items of a part share the weight of the part.
         each = Fraction(weight) / len(part) if is_mix else Fraction(1)
         for number, (aspect, shape) in enumerate(shapes.items()):
             indices = np.flatnonzero(nearest == number)
@@ -170,16 +177,16 @@ def _joined(found: list[tuple[Bucket, Fraction]], is_mix: bool) -> Source:
 
 
 def nearest_shape(sizes: np.ndarray, shapes: Mapping[str, tuple[int, int]]) -> np.ndarray:
-    """The number of the shape nearest to each size, by the ratio of the aspect ratios: `[N]` int16.
+    """The index of the shape nearest to each size, by the ratio of aspect ratios: `[N]` int16.
 
-    In whole numbers, so that it is the same on every machine.
+    Computed with integers, so that the result is the same on all machines.
 
     Args:
-      sizes: `[N, 2]`, width and height; what is 0 counts as square.
+      sizes: `[N, 2]`, width and height; a size with a 0 counts as square.
       shapes: (H, W) by aspect ratio, the square among them.
     """
     aspects = list(shapes)
-    # From the tallest to the widest, each (W, H) in lowest terms.
+    # From the tallest to the widest.
     ordered = sorted(shapes, key=lambda aspect: Fraction(shapes[aspect][1], shapes[aspect][0]))
     ratios = [Fraction(shapes[aspect][1], shapes[aspect][0]) for aspect in ordered]
     width, height = np.minimum(sizes, _LONGEST).astype(np.int64).T
@@ -187,7 +194,7 @@ def nearest_shape(sizes: np.ndarray, shapes: Mapping[str, tuple[int, int]]) -> n
     width, height = np.where(unknown, 1, width), np.where(unknown, 1, height)
     place = np.zeros(len(sizes), np.int64)
     for one, other in itertools.pairwise(ratios):
-        # The border is the geometric mean of neighbours.
+        # The border between two neighbours is their geometric mean.
         border = one * other
         place += width**2 * border.denominator > height**2 * border.numerator
     return np.array([aspects.index(aspect) for aspect in ordered], np.int16)[place]

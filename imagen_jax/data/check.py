@@ -1,4 +1,4 @@
-"""Looks at a set of pictures as a stage would see it, before anything is trained."""
+"""Examines a set of pictures as a stage would read it, before training."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from typing import Any
 
 import numpy as np
 
-from imagen_jax.data.images import decode_image
 from imagen_jax.data.records import DecodedRecords
 from imagen_jax.data.source import BadItem, FilteredItem, Item, Source
 
-# Of each kind of fault, so many items are named.
-NAMED = 5
+# Examples that are listed for each kind of fault.
+MAX_EXAMPLES = 5
 
 
 @dataclasses.dataclass
 class Findings:
-    """What was found.
+    """What `examine` found.
 
     Attributes:
       total: items of the source.
-      looked_at: how many of them were read, evenly spread.
-      skipped: what was left out when the files were looked through (reason: number).
-      bad, filtered: items that cannot be read or are not wanted, by kind.
-      named: some of the bad ones, by kind.
-      widths, heights: of the stored pictures, where they are stored.
-      caption_lengths: characters, of every caption.
-      captions_per_item: how many there are.
-      duplicates: pictures whose decoded pixels were seen before, and the largest such group.
-      repeated_captions: captions seen before.
+      num_examined: items that were read, evenly spread over the source.
+      skipped: what was left out while the files were scanned (reason: number).
+      bad, filtered: number of items that cannot be read, or that the filters leave out, by kind.
+      examples: messages of some bad items, by kind.
+      widths, heights: of the stored pictures; empty for sources that draw.
+      caption_lengths: characters of each caption.
+      captions_per_item: number of items by their number of captions.
+      duplicates: pictures with the same decoded pixels as an earlier one.
+      largest_group: size of the largest group of equal pictures.
+      repeated_captions: captions equal to an earlier one.
       samples: some items, evenly spread.
-      cpu_seconds: spent by this process to read the good items.
+      cpu_seconds: CPU time of this process for reading the items.
     """
 
     total: int
-    looked_at: int = 0
+    num_examined: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     bad: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     filtered: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    named: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     widths: list[int] = dataclasses.field(default_factory=list)
     heights: list[int] = dataclasses.field(default_factory=list)
     caption_lengths: list[int] = dataclasses.field(default_factory=list)
@@ -59,16 +59,19 @@ class Findings:
 
     @property
     def good(self) -> int:
-        return self.looked_at - self.bad.total() - self.filtered.total()
+        """Items that training can use."""
+        return self.num_examined - self.bad.total() - self.filtered.total()
 
     @property
     def per_core(self) -> float:
-        """Pictures that a core reads, decodes and resizes in a second."""
+        """Pictures that one core reads, decodes and resizes in a second."""
         return self.good / max(self.cpu_seconds, 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
+class _Result:
+    """One item or why there is none; the size (W, H) of the stored picture if it is known."""
+
     item: Item | None
     size: tuple[int, int] | None
     fault: BadItem | None
@@ -82,14 +85,14 @@ def examine(
     num_threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Findings:
-    """Reads up to `most` items, evenly spread (the first of an endless source).
+    """Reads items that are evenly spread over the source, or the first of an endless source.
 
     Args:
       source: as a stage reads it.
-      most: items.
-      num_samples: items kept to be shown.
-      num_threads: that read.
-      progress: called with the items done and their number.
+      most: maximum number of items to read.
+      num_samples: items to keep for display.
+      num_threads: reading threads.
+      progress: called with the number of items done and their total.
     """
     total = len(source)
     number = min(most, total)
@@ -102,10 +105,10 @@ def examine(
     start = time.process_time()
     if progress:
         progress(0, number)
-    for done, seen in enumerate(_read_all(source, indices, num_threads), 1):
-        _count(found, seen, pixels, captions)
-        if seen.item is not None and len(found.samples) < min(num_samples, 1 + done // every):
-            found.samples.append(seen.item)
+    for done, result in enumerate(_read_all(source, indices, num_threads), 1):
+        _count(found, result, pixels, captions)
+        if result.item is not None and len(found.samples) < min(num_samples, 1 + done // every):
+            found.samples.append(result.item)
         if progress:
             progress(done, number)
     found.cpu_seconds = time.process_time() - start
@@ -116,7 +119,7 @@ def examine(
 
 
 def loader_rate(stream: Iterator[dict[str, Any]], seconds: float) -> float:
-    """Pictures a second that a stream of batches gives, after its first batch."""
+    """Pictures a second that a stream of batches yields, measured after its first batch."""
     next(stream)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -124,62 +127,54 @@ def loader_rate(stream: Iterator[dict[str, Any]], seconds: float) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _read_all(source: Source, indices: range, num_threads: int) -> Iterator[_Seen]:
-    """In order, a little ahead."""
+def _read_all(source: Source, indices: range, num_threads: int) -> Iterator[_Result]:
+    """Reads the items in order, a few of them ahead."""
     with ThreadPoolExecutor(max(num_threads, 1)) as pool:
         step = 16 * max(num_threads, 1)
         for begin in range(0, len(indices), step):
             yield from pool.map(lambda i: _read(source, i), indices[begin : begin + step])
 
 
-def _read(source: Source, index: int) -> _Seen:
-    size: list[tuple[int, int]] = []
+def _read(source: Source, index: int) -> _Result:
+    sizes: list[tuple[int, int]] = []
+    item = fault = None
     try:
-        if not isinstance(source, DecodedRecords):
-            return _Seen(source.item(index), None, None)
-
-        def check_size(width: int, height: int) -> None:
-            size.append((width, height))
-            source.wanted.check_size(width, height, (source.image_size, source.image_size))
-
-        record = source.records.record(index)
-        captions = source.wanted.captions(record)
-        source.wanted.check_score(record)
-        try:
-            image = decode_image(record.image, source.image_size, check_size)
-        except BadItem as error:
-            error.args = (f"{record.key}: {error}",)
-            raise
-        return _Seen(Item(image, captions[0], captions[1:]), size[0], None)
+        if isinstance(source, DecodedRecords):
+            shape = (source.image_size, source.image_size)
+            item = source.item_of_shape(index, shape, lambda *size: sizes.append(size))
+        else:
+            item = source.item(index)
     except BadItem as error:
-        return _Seen(None, size[0] if size else None, error)
+        fault = error
+    return _Result(item, sizes[0] if sizes else None, fault)
 
 
 def _count(
     found: Findings,
-    seen: _Seen,
+    result: _Result,
     pixels: collections.Counter[bytes],
     captions: collections.Counter[bytes],
 ) -> None:
-    found.looked_at += 1
-    if seen.size is not None:
-        found.widths.append(seen.size[0])
-        found.heights.append(seen.size[1])
-    if seen.item is None:
-        kind = seen.fault.kind
-        if isinstance(seen.fault, FilteredItem):
+    """Adds one result to the findings; `pixels` and `captions` count the digests of all results."""
+    found.num_examined += 1
+    if result.size is not None:
+        found.widths.append(result.size[0])
+        found.heights.append(result.size[1])
+    if result.item is None:
+        kind = result.fault.kind
+        if isinstance(result.fault, FilteredItem):
             found.filtered[kind] += 1
             return
         found.bad[kind] += 1
-        named = found.named.setdefault(kind, [])
-        if len(named) < NAMED:
-            named.append(str(seen.fault))
+        examples = found.examples.setdefault(kind, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(str(result.fault))
         return
-    texts = (seen.item.caption, *seen.item.other_captions)
+    texts = result.item.captions
     found.captions_per_item[len(texts)] += 1
     found.caption_lengths += map(len, texts)
     captions.update(_digest(text.encode()) for text in texts)
-    pixels[_digest(np.ascontiguousarray(seen.item.image).tobytes())] += 1
+    pixels[_digest(np.ascontiguousarray(result.item.image).tobytes())] += 1
 
 
 def _digest(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What `check` found, as text and as a page that loads nothing from elsewhere."""
+"""Shows the findings of `check` as text, and as an HTML page in a single file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ td.bar {{ width: 22rem; text-align: left; }}
 </body>
 </html>
 """
-# Bins: shorter side in pixels, longer over shorter side, characters.
+# Lower edges of the bins of histograms: shorter side in pixels, longer side over shorter side,
+# characters of a caption.
 _SIDES = (1, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 _ASPECTS = (1.0, 1.1, 1.25, 4 / 3 + 0.01, 1.5, 1.75, 2.0, 3.0, 5.0)
 _LENGTHS = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 640, 1280)
@@ -54,13 +55,13 @@ _LENGTHS = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 640, 1280)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How fast the pictures come, and how fast they are used, in pictures a second.
+    """How fast pictures are loaded and consumed, in pictures a second.
 
     Attributes:
-      loader: what the loader of this process gives, as configured.
-      cores: of this machine that the process may use.
-      step: what the train step consumes on all devices; None if unknown.
-      devices: of that step.
+      loader: rate of the loader of this process, as configured.
+      cores: number of cores that the process may use.
+      step: rate of the train step on all devices; None if unknown.
+      devices: number of devices of that step.
     """
 
     loader: float
@@ -70,20 +71,23 @@ class Rates:
 
     @property
     def is_starved(self) -> bool | None:
+        """Whether the loader is slower than the train step; None if unknown."""
         return None if self.step is None else self.loader < self.step
 
 
 def summary(found: Findings, rates: Rates) -> str:
-    """The findings in lines of text."""
-    lines = [f"items        {found.looked_at:,} looked at of {found.total:,}, {found.good:,} good"]
+    """The findings as lines of text."""
+    lines = [
+        f"items        {found.num_examined:,} looked at of {found.total:,}, {found.good:,} good"
+    ]
     lines += [
-        f"  {number:,} {reason} (when looking through the files)"
+        f"  {number:,} {reason} (while the files were scanned)"
         for reason, number in found.skipped.items()
     ]
-    share = found.bad.total() / max(found.looked_at, 1)
+    share = found.bad.total() / max(found.num_examined, 1)
     lines.append(f"bad          {found.bad.total():,} ({share:.2%})")
     for kind, number in found.bad.most_common():
-        lines += [f"  {number:,} {kind}", *(f"      {name}" for name in found.named[kind])]
+        lines += [f"  {number:,} {kind}", *(f"      {text}" for text in found.examples[kind])]
     lines.append(f"filtered     {found.filtered.total():,}")
     lines += [f"  {number:,} {kind}" for kind, number in found.filtered.most_common()]
     lines.append(
@@ -91,8 +95,8 @@ def summary(found: Findings, rates: Rates) -> str:
         f"has {found.largest_group:,}; {found.repeated_captions:,} captions repeated"
     )
     if found.caption_lengths:
-        per = found.captions_per_item
-        mean = sum(n * k for n, k in per.items()) / per.total()
+        counts = found.captions_per_item
+        mean = sum(number * items for number, items in counts.items()) / counts.total()
         middle, high = np.percentile(found.caption_lengths, (50, 99))
         lines.append(
             f"captions     {mean:.1f} a picture, median {middle:.0f} characters, 99 % at most "
@@ -121,14 +125,14 @@ def _rate_lines(found: Findings, rates: Rates) -> list[str]:
     )
     if rates.is_starved:
         lines.append(
-            "  more data.num_workers where there are cores, pictures stored nearer to the size of "
-            "the stage, or another format (docs/data.md)"
+            "  use more data.num_workers if there are cores, store the pictures nearer to the size "
+            "of the stage, or use another format (docs/data.md)"
         )
     return lines
 
 
 def page(title: str, found: Findings, rates: Rates) -> str:
-    """The same with samples and histograms, as HTML."""
+    """The findings as an HTML page, with samples and histograms."""
     histograms = [_histogram("Characters of a caption", found.caption_lengths, _LENGTHS)]
     if found.widths:
         widths, heights = np.array(found.widths), np.array(found.heights)
@@ -149,7 +153,7 @@ def _card(item: Item) -> str:
 
     stream = io.BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(item.image))
-    # Large pictures would make a page of many megabytes.
+    # Large pictures would make the page many megabytes large.
     picture.thumbnail((256, 256))
     picture.save(stream, "PNG")
     data = base64.b64encode(stream.getvalue()).decode()
@@ -161,7 +165,12 @@ def _card(item: Item) -> str:
 
 
 def histogram(values: Sequence[float], edges: Sequence[float]) -> Mapping[str, int]:
-    """Counts between the edges, the last bin open; bins outside of the values are left out."""
+    """The number of values in each bin, by its label; empty bins at both ends are left out.
+
+    Args:
+      values: the numbers.
+      edges: lower edges of the bins; the last bin has no upper edge.
+    """
     counts = np.histogram(values, [*edges, np.inf])[0]
     filled = np.flatnonzero(counts)
     if not len(filled):

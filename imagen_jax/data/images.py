@@ -1,4 +1,4 @@
-"""Encoded pictures of any kind to uint8 RGB arrays of one shape, without distorting them."""
+"""Decodes picture files to uint8 RGB arrays of a given shape, by cropping and resizing."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
 WHITE = (255, 255, 255)
 
-
-# Formats of photographs (MPO is read as JPEG). Others that Pillow knows start programs (EPS) or are
-# no pictures.
+# Common picture formats (MPO is read as JPEG). Of Pillow's other formats, some start external
+# programs (EPS) and some are not pictures.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
 def decode_image(
     data: bytes, image_size: int, check_size: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """Decodes a picture file to a square `[image_size, image_size, 3]`, see `decode_crop`."""
+    """Decodes a picture file to a square `[image_size, image_size, 3]` uint8; see `decode_crop`."""
     return decode_crop(data, image_size, image_size, check_size)
 
 
@@ -38,36 +37,37 @@ def decode_crop(
 ) -> np.ndarray:
     """Decodes a picture file to `[height, width, 3]` uint8.
 
-    The first frame, upright by its EXIF orientation, transparency over white, 16 bits to 8, the
-    largest centred rectangle of it that has the aspect ratio, resized as `resize_uint8` does.
+    Takes the first frame, turns it upright by its EXIF orientation, puts transparency over white,
+    reduces 16 bits to 8, crops the largest centred rectangle of the wanted aspect ratio, and
+    resizes it as `resize_uint8` does.
 
     Args:
       data: the bytes of the file.
       height, width: of the result.
-      check_size: called with width and height of the picture before anything is decoded (of the
-        upright one, where that makes a difference); what it raises is raised.
+      check_size: called with width and height of the stored picture before it is decoded. For a
+        result that is not square, the size is that of the upright picture. Its exceptions are
+        passed on.
 
     Raises:
-      BadItem: the bytes are not a whole picture in a format that Pillow reads, are more pixels
-        than memory should be spent on (Pillow's limit of 179 million), or have values of no known
-        range (floating point).
+      BadItem: the bytes are not a whole picture in a supported format, the picture has more pixels
+        than Pillow's limit of 179 million, or its values have no known range (floating point).
     """
     from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise BadItem("the file is empty", "empty file")
     try:
-        _quiet()
+        _silence_warnings()
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            # Of a square it does not matter which way it lies.
+            # A square result does not depend on the orientation.
             size = image.size if height == width else upright_size(image)
             if check_size is not None:
                 check_size(*size)
             if image.format == "JPEG":
-                # The decoder itself averages down by 2, 4 or 8: phone pictures are read several
-                # times faster, and twice the wanted size stays for the resize.
-                wanted = (2 * width, 2 * height)
-                image.draft(None, wanted if size == image.size else wanted[::-1])
+                # The decoder averages by a factor of 2, 4 or 8 itself, which makes large
+                # photographs several times faster. Twice the size remains for the resize.
+                minimum = (2 * width, 2 * height)
+                image.draft(None, minimum if size == image.size else minimum[::-1])
             image.load()
             cropped = crop_to_aspect(_to_rgb(_upright(image)), height, width)
     except BadItem:
@@ -76,8 +76,8 @@ def decode_crop(
         raise BadItem(f"{type(error).__name__}: not a picture", "not a picture") from error
     except Image.DecompressionBombError as error:
         raise BadItem(f"{type(error).__name__}: {error}", "too many pixels") from error
-    # Pillow's readers raise whatever a malformed file makes them stumble over (OSError,
-    # SyntaxError, struct.error, zlib.error ...).
+    # On malformed files Pillow's readers raise many types: OSError, SyntaxError, struct.error,
+    # zlib.error and others.
     except Exception as error:
         kind = "truncated picture" if "truncated" in str(error) else "damaged picture"
         raise BadItem(f"{type(error).__name__}: {error}", kind) from error
@@ -85,17 +85,17 @@ def decode_crop(
 
 
 def stored_size(data: bytes, formats: tuple[str, ...] = _FORMATS) -> tuple[int, int]:
-    """Width and height of a picture file, upright; read from its head, nothing is decoded.
+    """Width and height of a picture file once it is upright, from its header without decoding.
 
-    The few PNG files whose orientation is written behind their pixels are taken as they lie.
+    A PNG file that stores its orientation after its pixels, which is rare, counts as upright.
 
     Raises:
-      BadItem: the bytes do not begin as a picture in one of the formats.
+      BadItem: the bytes do not start with a picture header of one of the formats.
     """
     from PIL import Image
 
     try:
-        _quiet()
+        _silence_warnings()
         with Image.open(io.BytesIO(data), formats=formats) as image:
             return upright_size(image)
     # As in `decode_crop`.
@@ -104,24 +104,24 @@ def stored_size(data: bytes, formats: tuple[str, ...] = _FORMATS) -> tuple[int, 
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened picture once it is turned by its EXIF orientation."""
+    """Width and height of an opened picture after it is turned by its EXIF orientation."""
     from PIL import ExifTags, Image
 
-    # Pillow's reader of TIFF turns them itself.
+    # Pillow turns TIFF pictures when it opens them.
     if image.format == "TIFF":
         return image.size
     try:
-        # The general method: that of PNG decodes the picture.
+        # The method of the base class, since that of PNG decodes the picture.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # as in `_upright`
+    except Exception:  # malformed metadata, as in `_upright`
         orientation = None
     width, height = image.size
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 @functools.cache
-def _quiet() -> None:
-    """Pillow warns of pictures between half its limit and the limit, and of odd palettes."""
+def _silence_warnings() -> None:
+    """Silences Pillow's warnings about large pictures below its limit and unusual palettes."""
     from PIL import Image
 
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -131,8 +131,9 @@ def _quiet() -> None:
 def resize_uint8(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes a `[H, W, 3]` uint8 picture to `[height, width, 3]` uint8.
 
-    Along each axis box mean down by whole factors, antialiased triangle otherwise, half-pixel
-    bilinear up: the rule of `diffusion.augmentation.resize`, to rounding.
+    Each axis is resized separately: a box mean when it shrinks by a whole factor, an antialiased
+    triangle filter when it shrinks by another factor, half-pixel bilinear when it grows. This is
+    the rule of `diffusion.augmentation.resize`, up to rounding.
     """
     from PIL import Image
 
@@ -148,8 +149,8 @@ def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
         return image
     factors = image.width // width, image.height // height
     if image.size == (factors[0] * width, factors[1] * height):
-        return image.reduce(factors)  # the same mean as by BOX, two to four times as fast
-    # Pillow widens the triangle of BILINEAR by the factor when it makes pictures smaller.
+        return image.reduce(factors)  # the same mean as BOX, two to four times as fast
+    # Pillow scales the support of BILINEAR by the factor when a picture shrinks.
     across, down = (
         Image.Resampling.BOX if old % new == 0 else Image.Resampling.BILINEAR
         for old, new in zip(image.size, (width, height), strict=True)
@@ -160,7 +161,10 @@ def _resize(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def crop_to_aspect(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest centred rectangle with the aspect ratio of `[height, width]`, to half a pixel."""
+    """Crops the largest centred rectangle with the aspect ratio of `[height, width]`.
+
+    The sides are rounded to whole pixels.
+    """
     across = min(image.width, max(1, round(image.height * width / height)))
     down = min(image.height, max(1, round(image.width * height / width)))
     left, top = (image.width - across) // 2, (image.height - down) // 2
@@ -168,7 +172,7 @@ def crop_to_aspect(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """A picture with transparency, of any mode, as RGB over white."""
+    """Converts a picture with transparency, of any mode, to RGB over white."""
     from PIL import Image
 
     image = image.convert("RGBA")
@@ -179,11 +183,11 @@ def _upright(image: Image.Image) -> Image.Image:
     from PIL import ExifTags, ImageOps
 
     try:
-        # Most are upright, and need no copy.
+        # Most pictures are upright and need no copy.
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image
         return ImageOps.exif_transpose(image)
-    except Exception:  # the metadata is malformed, which is no reason to lose the picture
+    except Exception:  # malformed metadata, which is no reason to reject the picture
         return image
 
 
@@ -192,7 +196,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
     if image.mode == "F":
         raise BadItem("floating-point pictures have no known range", "floating-point picture")
-    if image.mode.startswith("I"):  # 16 bits, in an integer type of 16 or 32
+    if image.mode.startswith("I"):  # 16-bit values in 16-bit or 32-bit integers
         values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""In which order batches come from buckets, each by its share: the sequence of Sainte-Laguë."""
+"""Interleaves the batches of several buckets by their shares: the sequence of Sainte-Laguë."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import functools
 from collections.abc import Sequence
 
 
-# Every row of a batch asks.
+# Cached because every row of a batch calls it.
 @functools.lru_cache(256)
 def nth_batch(shares: tuple[int, ...], number: int) -> tuple[int, int]:
-    """From which bucket batch `number` comes, and how many came from that bucket before it.
+    """The bucket of batch `number`, and how many earlier batches came from the same bucket.
 
-    Batch j of bucket b is due at the time (2j + 1) / (2 shares[b]); batches come as they are due,
-    those of the first bucket first where several are at once. So at any time every bucket has given
-    its share of the batches, to within about half a batch for each bucket there is. Whole numbers
-    alone, so it is the same everywhere.
+    Batch j of bucket b is due at the time (2j + 1) / (2 shares[b]). Batches come in the order of
+    these times; of several at the same time, that of the first bucket comes first. At any point of
+    the sequence each bucket has had its share of the batches, within about half a batch for each
+    bucket. The arithmetic is on integers, so the result is the same on all machines.
 
     Args:
       shares: of the buckets, positive.
@@ -25,19 +25,19 @@ def nth_batch(shares: tuple[int, ...], number: int) -> tuple[int, int]:
       The index of the bucket, and j.
     """
     for bucket in range(len(shares)):
-        before = bisect.bisect_left(
+        earlier = bisect.bisect_left(
             range(number + 1), number, key=lambda j, b=bucket: _rank(shares, b, j)
         )
-        if _rank(shares, bucket, before) == number:
-            return bucket, before
+        if _rank(shares, bucket, earlier) == number:
+            return bucket, earlier
     raise AssertionError("every number is the rank of one batch")
 
 
 def _rank(shares: Sequence[int], bucket: int, j: int) -> int:
-    """How many batches come before batch `j` of a bucket."""
-    mine = shares[bucket]
-    # Batch i of another bucket is due before this one if (2i + 1) * mine < (2j + 1) * share.
+    """How many batches of all buckets precede batch `j` of `bucket`."""
+    own = shares[bucket]
+    # Batch i of another bucket is due before this one if (2i + 1) * own < (2j + 1) * share.
     return sum(
-        j if b == bucket else ((2 * j + 1) * share + mine - (b > bucket)) // (2 * mine)
+        j if b == bucket else ((2 * j + 1) * share + own - (b > bucket)) // (2 * own)
         for b, share in enumerate(shares)
     )

@@ -1,17 +1,17 @@
-"""Several sources as one, each with its share of the examples."""
+"""Several sources as one; each contributes a given share of the examples."""
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import itertools
 
+from imagen_jax.data.parts import locate
 from imagen_jax.data.source import Item, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedSource:
-    """The items of all parts, one part after the other. The order draws them by weight.
+    """The items of all parts, one part after the other. The order of training uses the weights.
 
     Attributes:
       parts: finite sources of one image size.
@@ -24,12 +24,12 @@ class MixedSource:
 
     @property
     def ends(self) -> list[int]:
-        """The index behind the last item of each part."""
+        """For each part, the index after its last item."""
         return list(itertools.accumulate(len(part) for part in self.parts))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.parts else 0
 
     def item(self, index: int) -> Item:
-        number = bisect.bisect_right(self.ends, index)
-        return self.parts[number].item(index - (self.ends[number] - len(self.parts[number])))
+        part, within = locate(self.ends, index)
+        return self.parts[part].item(within)

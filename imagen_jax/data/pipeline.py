@@ -1,15 +1,16 @@
-"""From a source to batches: order, reading ahead, replacement of what is left out.
+"""From a source to batches: order, reading ahead, replacement of items that are left out.
 
-Which item stands at position p of a run is a pure function of (seed, p): Grain shuffles the
-whole source anew in every epoch and tells the item of any position directly. So a run goes on
-exactly where it stopped by one integer, the examples seen, and neither the batch size nor the
-number of processes is part of the order. Nor are items that cannot be read or are filtered out:
-whatever takes the place of one depends on the position alone, and comes from all over the source,
-so that what remains of it stays evenly drawn.
+The item at position p of a run is a pure function of (seed, p): Grain shuffles the whole source
+anew in every epoch and computes the item at any position directly. One integer, the number of
+examples seen, is therefore enough to continue a run exactly, and the order does not depend on the
+batch size or the number of processes. An item that cannot be read or is filtered out is replaced by
+another one, which depends on the position alone and is drawn from the whole source, so that the
+remaining items are still drawn evenly.
 
-In buckets of several shapes (`BucketedSource`) a batch is of one bucket, so the batch size is part
-of the order: batch k of a run takes the next items of the bucket that is due by its share, which
-follows from k alone. What an epoch of a bucket leaves over of a batch is the first of its next.
+With buckets of several shapes (`BucketedSource`), all items of a batch come from one bucket, so the
+order depends on the batch size. The bucket of batch k follows from k and the shares of the buckets;
+the batch takes the next items of that bucket. A batch may start in one epoch of its bucket and end
+in the next.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ from imagen_jax.errors import UserError
 if TYPE_CHECKING:
     from grain import DatasetIterator
 
-# Of so many items drawn for one place, one is whole and wanted, unless something is wrong.
+# Maximum attempts to find an item for one position.
 MAX_TRIES = 1000
-# Faults of one kind that are told of one by one; further ones are counted.
-_TOLD = 5
+# Bad items of one kind that are logged one by one; further ones are only counted.
+_MAX_LOGGED = 5
 
-# "bad" and "filtered": kind to number.
+# For "bad" and for "filtered" items: the number of each kind.
 LeftOut = dict[str, dict[str, int]]
 
 logger = logging.getLogger(__name__)
 
 
 def item_order(source: Source, seed: int) -> Callable[[int], int]:
-    """The function from a position in the run, 0 <= p, to the index of an item.
+    """The function from a position in the run, at least 0, to the index of an item.
 
-    Each epoch of a finite source visits every item once, in another order. An endless source is
-    walked from the start. The parts of a mix are interleaved by their weights, each with epochs of
-    its own.
+    Each epoch of a finite source visits every item once, in an order of its own. An endless source
+    is read in order from its start. The parts of a mix are interleaved by their weights, and each
+    part has its own epochs.
 
     Raises:
       UserError: the source has no items, or the seed is negative.
@@ -93,32 +94,33 @@ def batches(
     """The endless batches of one process, read ahead in threads or in worker processes.
 
     Args:
-      source: gives square pictures of side `image_size`, or those of several buckets.
+      source: of square pictures with side `image_size`, or of several buckets.
       batch_size: of the global batch.
-      image_size: side of the pictures; in buckets, of the square ones.
+      image_size: side of the pictures; with buckets, side of the square pictures.
       seed: of the order, the flips and the crops.
-      start_index: examples seen so far by the run (all processes): the position of the first. In
-        buckets the first batch is the one that this falls into.
-      rows: which b rows of the global batch to read, see `BatchRows.local`; None: all of them.
-      counted: `[b]` bool, the rows for which to count what is left out; None: all of them. (Where
-        two processes read the same row, one counts.)
-      num_threads: reading threads, of each worker where there are some; 0 reads when asked.
-      num_workers: processes that read whole batches; 0 reads in this one. They do not change what
-        is read. The main module must be importable (`if __name__ == "__main__"`).
+      start_index: examples that all processes of the run have seen so far, which is the position
+        of the first example. With buckets, the first batch is the one that contains it.
+      rows: the b rows of the global batch to read, see `BatchRows.local`; None: all of them.
+      counted: `[b]` bool, the rows whose left-out items are counted; None: all of them. (If two
+        processes read the same row, only one counts.)
+      num_threads: reading threads, of each worker if there are workers; 0: no reading ahead.
+      num_workers: processes that read whole batches; 0: this process reads. The batches are the
+        same. With workers, the main module must be importable (`if __name__ == "__main__"`).
       flip: mirror each picture with probability 1/2.
-      crop_size: cut a random square of this side from each picture; 0 takes it whole.
-      crop_multiple: the corner of a crop is at multiples of this.
+      crop_size: crop a random square of this side from each picture; 0: no crop.
+      crop_multiple: the corners of crops are at multiples of this.
 
     Returns:
-      An endless iterator (`close()` ends its threads and workers) over dicts of `image`
-      `[b, S, S, 3]` uint8 (S is crop_size or image_size; in buckets and without crops
-      `[b, H, W, 3]`, one shape a batch), `captions` (list of b strings) and `left_out` (`bad` and
-      `filtered`: how many items of each kind could not be read or were not wanted, and gave their
-      places to others), for the rows that count.
+      An endless iterator (`close()` ends its threads and workers) over dicts with the entries
+        `image`: `[b, S, S, 3]` uint8, where S is crop_size or image_size; with buckets and without
+          crops `[b, H, W, 3]`, of one shape a batch;
+        `captions`: a list of b strings;
+        `left_out`: for `bad` items, which could not be read, and for `filtered` items, how many of
+          each kind were replaced in the counted rows.
 
     Raises:
-      UserError: sizes do not fit, a negative seed or position, an empty source, or
-        nothing but items that cannot be read or are not wanted.
+      UserError: sizes do not fit, the seed or position is negative, the source is empty, or no item
+        can be used.
     """
     import grain
 
@@ -135,20 +137,19 @@ def batches(
             )
     rows = range(batch_size) if rows is None else rows
     counted = [True] * len(rows) if counted is None else counted
-    places = _BucketPlaces if in_buckets else _Places
-    stream_of_rows = _Rows(
-        places=places(source, seed, batch_size, start_index, rows),
+    reader = _BucketReader if in_buckets else _SourceReader
+    row_source = _Rows(
+        reader=reader(source, seed, batch_size, start_index, rows),
         seed=seed,
         flip=flip,
         crop_size=crop_size,
         crop_multiple=crop_multiple,
     )
-    # Four batches ahead: enough for an uneven reader, little memory for large pictures.
-    ahead = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
+    # Four batches even out the reading times, and take little memory for large pictures.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
     if num_threads < 1:
-        ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    local = _Batches(stream_of_rows, counted)
-    stream = grain.MapDataset.source(local).to_iter_dataset(ahead)
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    stream = grain.MapDataset.source(_Batches(row_source, counted)).to_iter_dataset(options)
     if num_workers:
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_signals
@@ -157,16 +158,17 @@ def batches(
 
 
 def _ignore_signals(worker: int, count: int) -> None:
-    """What asks a run to stop often reaches workers too; the main process ends them at its end."""
+    """Lets workers ignore the signals that stop a run; the main process ends its workers."""
     del worker, count
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def spread_items(source: Source, number: int) -> list[Item]:
-    """Items evenly spread over the source (the first of an endless one), as training reads them.
+    """Items evenly spread over the source, as training reads them; fewer if the source is smaller.
 
-    Fewer where it has fewer. Of buckets, each gives its share, one after the other.
+    Of an endless source, the first items. Of buckets, each bucket's share, one bucket after the
+    other.
     """
     if isinstance(source, BucketedSource):
         numbers = collections.Counter(
@@ -177,49 +179,64 @@ def spread_items(source: Source, number: int) -> list[Item]:
             for bucket, count in sorted(numbers.items())
             for item in spread_items(source.buckets[bucket], count)
         ]
-    reader = _Reader(source, seed=0)
+    reader = _ItemReader(source, seed=0)
     number = min(number, len(source))
     stride = 1 if source.endless else len(source) // number
-    return [reader.read(place * stride, f"spread/{place}")[0] for place in range(number)]
+    return [reader.read(i * stride, f"spread/{i}")[0] for i in range(number)]
 
 
-class _Places:
-    """Which items the rows of this process hold.
+def item_captions(source: Source, index: int) -> tuple[str, ...]:
+    """The captions that training may draw for an item.
+
+    A source that knows them without decoding the picture has a method `captions(index)`.
+
+    Raises:
+      BadItem: the item has to be decoded, and cannot be.
+    """
+    captions = getattr(source, "captions", None)
+    return captions(index) if captions else source.item(index).captions
+
+
+class _SourceReader:
+    """Reads the items of this process's rows from one source.
 
     Args:
-      source, seed: see `batches`.
-      batch_size: of the global batch.
-      start: position of the first row of the run.
-      rows: see `batches`.
+      source, seed, batch_size, rows: see `batches`.
+      start: position of the first example.
     """
 
     def __init__(self, source: Source, seed: int, batch_size: int, start: int, rows: Sequence[int]):
-        self._reader = _Reader(source, seed)
+        self._reader = _ItemReader(source, seed)
         self._order = item_order(source, seed)
         self._batch_size = batch_size
         self._start = start
         self._rows = [int(row) for row in rows]
 
     def read(self, number: int) -> tuple[int, Item, LeftOut]:
-        """The position in the run of row `number` of this process, and its item."""
+        """Position in the run, item and left-out items of a row.
+
+        Args:
+          number: of the row among the rows of this process in all batches.
+        """
         step, within = divmod(number, len(self._rows))
         position = self._start + step * self._batch_size + self._rows[within]
         return position, *self._reader.read(self._order(position), position)
 
 
-class _BucketPlaces:
-    """The same for a source in buckets."""
+class _BucketReader:
+    """The same as `_SourceReader` for a source in buckets."""
 
     def __init__(
         self, source: BucketedSource, seed: int, batch_size: int, start: int, rows: Sequence[int]
     ):
         self._source = source
-        self._readers = [_Reader(bucket, seed) for bucket in source.buckets]
+        self._readers = [_ItemReader(bucket, seed) for bucket in source.buckets]
         self._orders = [item_order(bucket, seed) for bucket in source.buckets]
         self._batch_size = batch_size
         self._first_batch = start // batch_size
         self._rows = [int(row) for row in rows]
-        # A rare bucket is first met late in a run: one that has nothing to give is told of now.
+        # A rare bucket is first read late in a run. Reading an item of each now finds those in
+        # which no item can be used.
         for bucket in range(len(source.buckets)):
             self._read(bucket, 0, "start")
 
@@ -231,35 +248,38 @@ class _BucketPlaces:
         position = batch * self._batch_size + row
         return position, *self._read(bucket, index, position)
 
-    def _read(self, bucket: int, index: int, place: object) -> tuple[Item, LeftOut]:
+    def _read(self, bucket: int, index: int, position: object) -> tuple[Item, LeftOut]:
         try:
-            return self._readers[bucket].read(index, place)
+            return self._readers[bucket].read(index, position)
         except UserError as error:
             raise UserError(
-                f"the bucket {self._source.aspects[bucket]} of config.data.aspect_buckets has no "
-                f"picture to give: {error}. Or leave the bucket out"
+                f"bucket {self._source.aspects[bucket]} of config.data.aspect_buckets: {error}, or "
+                "remove the bucket"
             ) from error
 
 
-class _Reader:
-    """Reads items of a source; in place of one that is left out, another that is not."""
+class _ItemReader:
+    """Reads items of a source, and replaces those that are left out."""
 
     def __init__(self, source: Source, seed: int):
         self._source = source
         self._seed = seed
-        self._told: collections.Counter[str] = collections.Counter()
+        self._num_bad: collections.Counter[str] = collections.Counter()
 
-    def read(self, index: int, place: object) -> tuple[Item, LeftOut]:
-        """The item for a place, and what was left out before it was found.
+    def read(self, index: int, position: object) -> tuple[Item, LeftOut]:
+        """The item at `index` or a replacement, and what was left out until it was found.
 
         Args:
-          index: of the item that the place belongs to.
-          place: with the seed, decides which items are tried in its stead.
+          index: of the item.
+          position: together with the seed, determines the replacements.
+
+        Raises:
+          UserError: no item was found in `MAX_TRIES` attempts.
         """
         length = len(self._source)
         bad: collections.Counter[str] = collections.Counter()
         filtered: collections.Counter[str] = collections.Counter()
-        candidates = self._candidates(index, place)
+        candidates = self._candidates(index, position)
         for candidate in itertools.islice(candidates, MAX_TRIES):
             try:
                 return self._source.item(candidate), {"bad": dict(bad), "filtered": dict(filtered)}
@@ -267,20 +287,20 @@ class _Reader:
                 filtered[error.kind] += 1
             except BadItem as error:
                 bad[error.kind] += 1
-                self._tell(error)
+                self._log(error)
         reasons = ", ".join(f"{n} {kind}" for kind, n in (bad + filtered).most_common())
         raise UserError(
-            f"of {min(length, MAX_TRIES)} pictures in a row none can be used ({reasons}); check "
-            "the data and its filters (python -m imagen_jax.cli.check_data). If the filters leave "
-            "so few, let python -m imagen_jax.cli.prepare_data apply them once"
+            f"no usable picture in {min(length, MAX_TRIES)} attempts ({reasons}); check the data "
+            "and its filters (python -m imagen_jax.cli.check_data). If the filters leave few "
+            "pictures, apply them once (python -m imagen_jax.cli.prepare_data)"
         )
 
-    def _candidates(self, index: int, place: object) -> Iterator[int]:
-        """Every item of a small source once; of a large one, ever others."""
+    def _candidates(self, index: int, position: object) -> Iterator[int]:
+        """`index`, then random indices: each one once for a small source, else endlessly."""
         length = len(self._source)
         yield index
-        # Text seeds are hashed, so that neighbouring places have nothing in common.
-        draw = random.Random(f"instead/{self._seed}/{place}")
+        # A seed of text is hashed, so that adjacent positions have independent draws.
+        draw = random.Random(f"instead/{self._seed}/{position}")
         if length > MAX_TRIES:
             while True:
                 yield draw.randrange(length)
@@ -288,26 +308,27 @@ class _Reader:
         draw.shuffle(others)
         yield from others
 
-    def _tell(self, error: BadItem) -> None:
-        self._told[error.kind] += 1
-        if self._told[error.kind] <= _TOLD:
-            rest = "; more of these are only counted" if self._told[error.kind] == _TOLD else ""
+    def _log(self, error: BadItem) -> None:
+        self._num_bad[error.kind] += 1
+        number = self._num_bad[error.kind]
+        if number <= _MAX_LOGGED:
+            rest = "; more of this kind are only counted" if number == _MAX_LOGGED else ""
             logger.warning("left out (%s): %s%s", error.kind, error, rest)
 
 
 class _Rows:
-    """The rows of this process, one after the other, as Grain reads them."""
+    """The rows of this process over all batches: picture, caption and what was left out."""
 
     def __init__(
         self,
         *,
-        places: _Places | _BucketPlaces,
+        reader: _SourceReader | _BucketReader,
         seed: int,
         flip: bool,
         crop_size: int,
         crop_multiple: int,
     ):
-        self._places = places
+        self._reader = reader
         self._seed = seed
         self._flip = flip
         self._crop_size = crop_size
@@ -317,11 +338,11 @@ class _Rows:
         return sys.maxsize
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, str, LeftOut]:
-        position, item, left_out = self._places.read(row)
+        position, item, left_out = self._reader.read(row)
         image, caption = item.image, item.caption
         if item.other_captions:
             draw = random.Random(f"caption/{self._seed}/{position}")
-            caption = draw.choice((caption, *item.other_captions))
+            caption = draw.choice(item.captions)
         if self._flip or self._crop_size:
             draw = random.Random(f"augment/{self._seed}/{position}").random
             if self._flip and draw() < 0.5:
@@ -337,7 +358,7 @@ class _Rows:
 
 
 class _Batches:
-    """The batches of this process, each read by one thread; `counted` is as in `batches`."""
+    """The batches of this process, as Grain reads them. See `batches` for `counted`."""
 
     def __init__(self, rows: _Rows, counted: Sequence[bool]):
         self._rows = rows

@@ -1,4 +1,4 @@
-"""Any source as a record store: what `prepare_data` does."""
+"""Writes any source into a record store; the work of the command `prepare_data`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
+from imagen_jax.config.data import DRAWN_SOURCES
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
-from imagen_jax.data.records import Record, Records, Wanted, load_records
-from imagen_jax.data.source import BadItem, FilteredItem, Source, load_source
+from imagen_jax.data.images import decode_image
+from imagen_jax.data.open import load_records, load_source
+from imagen_jax.data.records import ItemFilter, Record, Records
+from imagen_jax.data.source import BadItem, FilteredItem, Source
 from imagen_jax.errors import UserError
 from imagen_jax.stores.manifest import Manifest
 from imagen_jax.stores.writer import Read, StorePlan, write_shards
 
-# Read, checked and held in memory at a time by each thread.
+# Records that each thread reads ahead and holds in memory.
 _AHEAD = 4
 
 
@@ -35,16 +38,16 @@ def prepare(
     process_count: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Writes the pictures of a source, as they are stored, with their captions into a store.
+    """Writes the encoded pictures of a source with their captions into a store.
 
-    Every picture is decoded once, so that none in the store is bad; those that are bad, or that
-    the filters of the config leave out, are counted in the manifest's notes.
+    Every picture is decoded once, so that the store has no bad pictures. Pictures that are bad, or
+    that the filters of the config leave out, are counted in the notes of the manifest.
 
     Args:
       config: of the data.
       directory: of the store.
-      image_size: what `min_side` refers to; for sources that draw, the side of the pictures.
-      max_items: the first so many only (0: all); needed for endless sources.
+      image_size: size that `min_side` refers to; for sources that draw, the side of the pictures.
+      max_items: writes only the first items of the source (0: all); needed for endless sources.
       shard_size: items a shard.
       num_threads: threads that read and check.
       process_index, process_count: see `write_shards`.
@@ -54,8 +57,8 @@ def prepare(
       The manifest, or None while other processes have shards to make.
 
     Raises:
-      UserError: the source is not there; the directory holds another store; a mix; an endless
-        source without `max_items`; too many items are bad; a full disk.
+      UserError: the source does not exist or is a mix; the directory holds another store; the
+        source is endless and `max_items` is 0; too many items are bad; the disk is full.
     """
     records = open_records(config, image_size)
     plan = plan_store(config, records, directory, image_size, max_items, shard_size)
@@ -69,14 +72,14 @@ def prepare(
 
 
 def open_records(config: DataConfig, image_size: int) -> Records:
-    """All pictures of a source, as they are stored or, of a source that draws, as PNG files.
+    """All pictures of a source: as they are stored, or as PNG files if the source draws them.
 
     Raises:
-      UserError: the source is not there; a mix.
+      UserError: the source does not exist or is a mix.
     """
     if config.source == "mix":
-        raise UserError("a mix is not converted: prepare its parts one by one, and mix the stores")
-    if config.source in ("shapes", "emoji"):
+        raise UserError("a mix cannot be converted; prepare each of its parts and mix the stores")
+    if config.source in DRAWN_SOURCES:
         return _DrawnRecords(load_source(config, "train", image_size))
     return load_records(config, None)
 
@@ -89,22 +92,22 @@ def plan_store(
     max_items: int,
     shard_size: int,
 ) -> StorePlan:
-    """The store that `prepare` makes of the records; see there for the arguments and errors."""
+    """The plan of the store that `prepare` writes; see there for the arguments and errors."""
     if isinstance(records, _DrawnRecords) and records.endless and not max_items:
-        raise UserError(f"source {config.source!r} has no end; say how many (--max_items=...)")
+        raise UserError(f"source {config.source!r} is endless; limit the items (--max_items=...)")
     length = min(len(records), max_items) if max_items else len(records)
     return StorePlan(directory, length, shard_size, _meta(config, image_size))
 
 
 def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
-    """What gives the records of a shard; see `prepare` for the arguments and errors."""
-    wanted = Wanted.of(config, has_score=bool(config.score_field))
+    """The function that reads the records of a shard; see `prepare` for arguments and errors."""
+    item_filter = ItemFilter.from_config(config, has_score=bool(config.score_field))
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
             results = _in_order(
                 pool,
-                lambda i: _convert(records, i, wanted, image_size),
+                lambda i: _convert(records, i, item_filter, image_size),
                 range(start, stop),
                 num_threads,
             )
@@ -118,35 +121,35 @@ def reader(config: DataConfig, records: Records, image_size: int, num_threads: i
         if bad > config.max_bad_share * max(stop - start, 100):
             kinds = "\n".join(f"  {number:,} {note}" for note, number in notes.most_common())
             raise UserError(
-                f"of the items {start:,} to {stop:,}, more than "
-                f"data.max_bad_share={config.max_bad_share} are bad:\n{kinds}\nMend the data, or "
-                "allow a greater share; shards made so far are kept"
+                f"of the items {start:,} to {stop:,}, a greater share than "
+                f"data.max_bad_share={config.max_bad_share} is bad:\n{kinds}\nRepair the data or "
+                "increase the allowed share; finished shards are kept"
             )
 
     return read
 
 
 def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
-    """What another run must agree on. The path is not part of it: a set may be moved."""
+    """Settings that all runs for one store must share; not the path, since a set may be moved."""
     filters = ("min_side", "max_aspect", "min_caption_length", "max_caption_length", "min_score")
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
     values = {name: getattr(config, name) for name in (*fields, *filters)}
     values["caption_fields"] = list(config.caption_fields)
-    if config.min_side or config.source in ("shapes", "emoji"):
+    if config.min_side or config.source in DRAWN_SOURCES:
         values["image_size"] = image_size
     return {"content": CONTENT, **values}
 
 
-def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> bytes | BadItem:
-    from imagen_jax.data.images import decode_image
-
+def _convert(
+    records: Records, index: int, item_filter: ItemFilter, image_size: int
+) -> bytes | BadItem:
     try:
         record = records.record(index)
-        captions = wanted.captions(record)
-        wanted.check_score(record)
-        # The smallest size is the fastest check that the whole file can be read.
+        captions = item_filter.select_captions(record)
+        item_filter.check_score(record)
+        # Decoding to a single pixel is the fastest check that the whole file can be read.
         decode_image(
-            record.image, 1, lambda *size: wanted.check_size(*size, (image_size, image_size))
+            record.image, 1, lambda *size: item_filter.check_size(*size, (image_size, image_size))
         )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:
@@ -156,20 +159,20 @@ def _convert(records: Records, index: int, wanted: Wanted, image_size: int) -> b
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable[[int], Any], items: range, num_threads: int
 ) -> Iterator[Any]:
-    """As `pool.map`, but never far ahead of the reader."""
-    waiting: collections.deque[Any] = collections.deque()
+    """Like `pool.map`, but at most `_AHEAD` items a thread ahead of the caller."""
+    pending: collections.deque[Any] = collections.deque()
     rest = iter(items)
     for item in islice(rest, _AHEAD * num_threads):
-        waiting.append(pool.submit(function, item))
-    while waiting:
-        result = waiting.popleft().result()
+        pending.append(pool.submit(function, item))
+    while pending:
+        result = pending.popleft().result()
         for item in islice(rest, 1):
-            waiting.append(pool.submit(function, item))
+            pending.append(pool.submit(function, item))
         yield result
 
 
 class _DrawnRecords:
-    """Pictures that a source draws, as PNG files."""
+    """Pictures that a source draws, as PNG files: the part of `Records` that is needed here."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -185,4 +188,4 @@ class _DrawnRecords:
         item = self._source.item(index)
         stream = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(item.image)).save(stream, "PNG")
-        return Record(str(index), stream.getvalue(), (item.caption, *item.other_captions))
+        return Record(str(index), stream.getvalue(), item.captions)

@@ -1,9 +1,9 @@
-"""`prepare_data` on Apache Beam: one store, its shards made by the workers of any runner.
+"""`prepare_data` on Apache Beam: the workers of any runner write the shards of one store.
 
-The pipeline carries shard numbers and what the manifest says of each shard, never pictures: a
-worker opens the source by its path, and makes the whole shard at its place. That may be done twice
-and at any time, so whatever a runner tries again, and a pipeline that is started again, ends with
-the bytes that `prepare` writes alone.
+The pipeline carries shard numbers and manifest entries, never pictures: a worker opens the source
+by its path and writes the whole shard to its final path. A shard may be written twice, at any time,
+with the same result. So the store has the bytes that `prepare` writes, even if the runner retries
+work or the pipeline is started again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imagen_jax.files import write_atomically
 from imagen_jax.stores.manifest import UNFINISHED, Manifest, Shard
 from imagen_jax.stores.writer import StorePlan, begin_store, finish_store, make_shard
 
-# Messages of the shards that failed. A runner hands over errors in its own way, if at all.
+# Folder for the messages of failed shards, since not every runner passes errors on.
 _FAILED = "failed"
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a worker has to know.
+    """What a worker needs to write a shard.
 
     Attributes:
       plan: of the store.
       config: of the data.
       image_size, num_threads: see `prepare`.
-      num_records: of the source, where the pipeline was started.
+      num_records: length of the source on the machine that started the pipeline.
     """
 
     plan: StorePlan
@@ -49,12 +49,12 @@ class Work:
     num_records: int
 
     def open(self) -> Records:
-        """The source, on a worker. Raises UserError if it is another one there."""
+        """Opens the source on a worker. Raises UserError if its length differs there."""
         records = open_records(self.config, self.image_size)
         if len(records) != self.num_records:
             raise UserError(
-                f"a worker finds {len(records):,} items in {self.config.path}, and there were "
-                f"{self.num_records:,} where the pipeline was started: all machines must see the "
+                f"a worker finds {len(records):,} items in {self.config.path}, and the machine "
+                f"that started the pipeline found {self.num_records:,}; all machines must see the "
                 "same files under the same path"
             )
         return records
@@ -71,22 +71,22 @@ def prepare_on_beam(
     shard_size: int = 10_000,
     num_threads: int = 4,
 ) -> Manifest | None:
-    """Writes the store of `prepare`, byte for byte, with a Beam pipeline.
+    """Writes the same store as `prepare`, byte for byte, with a Beam pipeline.
 
-    The directory and `config.path` must lead to the same files here and on every worker.
+    The directory and `config.path` must refer to the same files here and on every worker.
 
     Args:
       config, directory, image_size, max_items, shard_size: see `prepare`.
-      runner: Beam's name of it, such as "DirectRunner" or "DataflowRunner".
+      runner: Beam's name of the runner, such as "DirectRunner" or "DataflowRunner".
       options: of Beam and the runner, as on a command line ("--region=...").
-      num_threads: that read and check, for each shard that a worker makes at a time.
+      num_threads: threads that read and check, for each shard that a worker writes.
 
     Returns:
       The manifest, or None if the pipeline was only started (--no_wait_until_finish).
 
     Raises:
-      UserError: Beam or what the runner needs is not installed, the runner or its options are
-        wrong; a shard cannot be made; else as `prepare`.
+      UserError: Beam or a dependency of the runner is not installed; the runner or its options are
+        wrong; a shard cannot be written; or as in `prepare`.
     """
     beam = import_beam()
     pipeline = _pipeline(runner, options)
@@ -123,13 +123,13 @@ def prepare_on_beam(
     if finished is None and PipelineState.is_terminal(pipeline.result.state):
         raise UserError(
             f"the pipeline has ended ({pipeline.result.state}) and {directory} is not complete; "
-            "the same command goes on from there"
+            "run the same command again to continue"
         )
     return finished
 
 
 def import_beam() -> Any:
-    """The module. Raises UserError if it is not installed."""
+    """The module `apache_beam`. Raises UserError if it is not installed."""
     try:
         import apache_beam
     except ImportError as error:
@@ -140,12 +140,12 @@ def import_beam() -> Any:
 
 
 def _pipeline(runner: str, options: Sequence[str]) -> Any:
-    """An empty pipeline. Raises UserError if the runner cannot be used so."""
+    """An empty pipeline. Raises UserError if the runner or its options are wrong."""
     from apache_beam import Pipeline
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    # Beam's DirectRunner first tries to download another runner; this is what it then falls back
-    # to, and the one that its options are for.
+    # Beam's DirectRunner first tries to download another runner. FnApiRunner is its fallback, and
+    # the runner that its options are meant for.
     name = "FnApiRunner" if runner.lower() in ("direct", "directrunner") else runner
     try:
         return Pipeline(options=PipelineOptions([f"--runner={name}", *options]))
@@ -154,14 +154,14 @@ def _pipeline(runner: str, options: Sequence[str]) -> Any:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Beam raises a RuntimeError for a KeyboardInterrupt on a worker in this process."""
+    """Whether a KeyboardInterrupt is the cause; Beam wraps that of a worker in a RuntimeError."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
 def _absolute(path: str) -> str:
-    """Workers have working directories of their own. An empty path has a meaning to "emoji"."""
+    """The path for workers, which have other working directories. An empty path stays empty."""
     return os.path.abspath(os.path.expanduser(path)) if path else path
 
 
@@ -169,7 +169,7 @@ def _absolute(path: str) -> str:
 
 
 def _make(number: int, work: Work, source: Any) -> tuple[int, Shard]:
-    """`source` is a `Shared`: one for all threads of a worker."""
+    """Writes one shard. `source` is Beam's `Shared`, one for all threads of a worker."""
     plan = work.plan
     start, stop = plan.span(number)
     failure = _failed(plan) / f"{number}.txt"
@@ -179,12 +179,12 @@ def _make(number: int, work: Work, source: Any) -> tuple[int, Shard]:
         shard = make_shard(plan, number, read)
     except UserError as error:
         message = f"shard {number} of {plan.num_shards} (items {start:,} to {stop:,}): {error}"
-        # It cannot be said there if the store itself is what the worker does not see.
+        # The message cannot be written if the worker does not see the store.
         with contextlib.suppress(OSError):
             failure.parent.mkdir(exist_ok=True)
             write_atomically(failure, message.encode())
         raise
-    # It may be another try that has come through.
+    # An earlier attempt may have failed.
     failure.unlink(missing_ok=True)
     logger.info("shard %d of %d: %d records", number, plan.num_shards, shard.count)
     return number, shard
@@ -200,7 +200,7 @@ def _failed(plan: StorePlan) -> epath.Path:
 
 
 def _read_failures(plan: StorePlan) -> list[str]:
-    """The messages, in the order of the shards."""
+    """The messages of the failed shards, in the order of the shards."""
     folder = _failed(plan)
     files = list(folder.glob("[0-9]*.txt")) if folder.exists() else []
     return [file.read_text() for file in sorted(files, key=lambda file: int(file.stem))]

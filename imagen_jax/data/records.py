@@ -1,48 +1,38 @@
-"""Pictures as they are stored: encoded, with all captions; and how they become items.
+"""Records: encoded pictures with all their captions, as they are stored, and their decoding.
 
-Each storage format is a class with `__len__`, `record(index)` and `skipped`; what is wanted,
-decoding and the held-out split are the same for all of them and lie here.
+Each storage format is a class with the methods of `Records`. Filters, decoding and the held-out
+split are the same for all formats.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
-import glob
-import hashlib
-import logging
-import os
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from imagen_jax.config import DataConfig, SourceConfig
+from imagen_jax.config import DataConfig
 from imagen_jax.data.images import decode_crop
-from imagen_jax.data.source import BadItem, FilteredItem, Item, unknown_source
-from imagen_jax.errors import UserError
+from imagen_jax.data.source import BadItem, FilteredItem, Item
 
-# Every twentieth item is held out, unless there are too few to spare any.
+# Every twentieth record is held out, unless the set is smaller than the minimum.
 HELD_OUT_EVERY = 20
 HELD_OUT_MINIMUM = 100
-# Where captions and pictures are looked for if the config names no field.
-CAPTION_FIELDS = ("caption", "captions", "captions/text", "text", "TEXT", "sentences")
-IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """An encoded picture.
+    """An encoded picture with its captions.
 
     Attributes:
-      key: names it within its source.
+      key: identifies the record within its source.
       image: the bytes of a picture file.
-      captions: of the picture, on one line each; empty ones are left out.
-      score: the number that `min_score` is compared with, if there is one.
+      captions: of the picture, each on one line; empty captions are left out.
+      score: the number that `min_score` is compared with, None if there is none.
     """
 
     key: str
@@ -55,7 +45,7 @@ class Records(Protocol):
     """Random access to encoded pictures, also from several threads and in other processes.
 
     Attributes:
-      skipped: what was left out when the files were looked through (reason: number).
+      skipped: what was left out while the files were scanned (reason: number).
     """
 
     skipped: collections.Counter[str]
@@ -63,22 +53,30 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def record(self, index: int) -> Record:
-        """The record at `index` in [0, len). Raises BadItem."""
+        """The record at `index` in [0, len). Raises BadItem if it cannot be read."""
+        ...
+
+    def head(self, index: int, size: int) -> bytes:
+        """The first `size` bytes of a picture file; all of it where a format reads no less.
+
+        Raises:
+          BadItem: it cannot be read.
+        """
         ...
 
     @property
-    def home(self) -> Path:
-        """The folder that the files lie in."""
+    def folder(self) -> Path:
+        """The folder of the files."""
         ...
 
     def stamps(self) -> np.ndarray:
-        """`[len]` uint64: for each record, what changes when its picture may have; see `stamp`."""
+        """`[len]` uint64, one stamp a record, which changes when the record's file changes."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which pictures and captions are wanted; 0 and None: any. See DataConfig."""
+class ItemFilter:
+    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig."""
 
     min_side: float = 0.0
     max_aspect: float = 0.0
@@ -87,8 +85,8 @@ class Wanted:
     min_score: float | None = None
 
     @classmethod
-    def of(cls, config: DataConfig, has_score: bool) -> Wanted:
-        """The filters of the config."""
+    def from_config(cls, config: DataConfig, has_score: bool) -> ItemFilter:
+        """The filters of the config; `min_score` applies only to sources with a score."""
         return cls(
             min_side=config.min_side,
             max_aspect=config.max_aspect,
@@ -97,28 +95,33 @@ class Wanted:
             min_score=config.min_score if has_score else None,
         )
 
-    def captions(self, record: Record) -> tuple[str, ...]:
-        """The captions that are wanted. Raises FilteredItem for a picture without one."""
+    def select_captions(self, record: Record) -> tuple[str, ...]:
+        """The captions of an allowed length.
+
+        Raises:
+          BadItem: the record has no caption.
+          FilteredItem: all captions are too short or too long.
+        """
         if not record.captions:
             raise BadItem(f"{record.key} has no caption", "no caption")
-        most = self.max_caption_length or float("inf")
-        kept = tuple(c for c in record.captions if self.min_caption_length <= len(c) <= most)
+        maximum = self.max_caption_length or math.inf
+        kept = tuple(c for c in record.captions if self.min_caption_length <= len(c) <= maximum)
         if not kept:
             short = all(len(c) < self.min_caption_length for c in record.captions)
             raise FilteredItem(record.key, "caption too short" if short else "caption too long")
         return kept
 
     def check_score(self, record: Record) -> None:
-        """Raises FilteredItem for too low a score, or none."""
-        # Written so that NaN, which compares with nothing, is left out.
-        if self.min_score is not None and not (
-            record.score is not None and record.score >= self.min_score
-        ):
-            has_none = record.score is None or record.score != record.score
-            raise FilteredItem(record.key, "no score" if has_none else "score too low")
+        """Raises FilteredItem if the score is too low, missing or NaN."""
+        if self.min_score is None:
+            return
+        if record.score is None or math.isnan(record.score):
+            raise FilteredItem(record.key, "no score")
+        if record.score < self.min_score:
+            raise FilteredItem(record.key, "score too low")
 
     def check_size(self, width: int, height: int, shape: tuple[int, int]) -> None:
-        """Raises FilteredItem for a picture too small for `shape` (H, W), or too long."""
+        """Raises FilteredItem if a picture is too small for `shape` (H, W), or too elongated."""
         short, long = sorted((width, height))
         if height < self.min_side * shape[0] or width < self.min_side * shape[1]:
             raise FilteredItem(f"{width}x{height}", "picture too small")
@@ -132,7 +135,7 @@ class DecodedRecords:
 
     records: Records
     image_size: int
-    wanted: Wanted = Wanted()
+    item_filter: ItemFilter = ItemFilter()
     endless: bool = dataclasses.field(default=False, init=False)
 
     def __len__(self) -> int:
@@ -141,12 +144,32 @@ class DecodedRecords:
     def item(self, index: int) -> Item:
         return self.item_of_shape(index, (self.image_size, self.image_size))
 
-    def item_of_shape(self, index: int, shape: tuple[int, int]) -> Item:
-        """The item at `index`, its picture cut to `shape` (H, W). Raises BadItem."""
+    def item_of_shape(
+        self,
+        index: int,
+        shape: tuple[int, int],
+        on_size: Callable[[int, int], None] | None = None,
+    ) -> Item:
+        """The item at `index`, with its picture cropped and resized to `shape` (H, W).
+
+        Args:
+          index: in [0, len).
+          shape: of the picture.
+          on_size: called with width and height of the stored picture before it is decoded.
+
+        Raises:
+          BadItem: the item cannot be read.
+          FilteredItem: the filters leave it out.
+        """
         record = self.records.record(index)
-        captions = self.wanted.captions(record)
-        self.wanted.check_score(record)
-        check_size = functools.partial(self.wanted.check_size, shape=shape)
+        captions = self.item_filter.select_captions(record)
+        self.item_filter.check_score(record)
+
+        def check_size(width: int, height: int) -> None:
+            if on_size is not None:
+                on_size(width, height)
+            self.item_filter.check_size(width, height, shape)
+
         try:
             image = decode_crop(record.image, *shape, check_size)
         except FilteredItem:
@@ -158,10 +181,10 @@ class DecodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecords:
-    """One side of a set: every twentieth record is held out, of at least a hundred.
+    """One split of a set: every twentieth record is held out, if there are at least a hundred.
 
-    By position, so that a set of any size is split at once, and one that grows at its end moves
-    nothing across.
+    The split goes by position: a set of any size is split at once, and records that are appended
+    to a set move no other record to the other split.
     """
 
     records: Records
@@ -179,189 +202,22 @@ class SplitRecords:
         return held_out if self.split == "held_out" else whole - held_out
 
     def record(self, index: int) -> Record:
-        return self.records.record(self._place(index))
+        return self.records.record(self._index_in_set(index))
+
+    def head(self, index: int, size: int) -> bytes:
+        return self.records.head(self._index_in_set(index), size)
 
     @property
-    def home(self) -> Path:
-        return self.records.home
+    def folder(self) -> Path:
+        return self.records.folder
 
     def stamps(self) -> np.ndarray:
-        return self.records.stamps()[self._place(np.arange(len(self)))]
+        return self.records.stamps()[self._index_in_set(np.arange(len(self)))]
 
-    def _place(self, index: Any) -> Any:
-        """Where items of this side lie in the whole: of one index, or an array of them."""
+    def _index_in_set(self, index: Any) -> Any:
+        """The index in the whole set for an index of this split, or for an array of them."""
         if len(self.records) < HELD_OUT_MINIMUM:
             return index
         if self.split == "held_out":
             return index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
         return index + index // (HELD_OUT_EVERY - 1)
-
-
-def load_records(config: SourceConfig, split: str | None) -> Records:
-    """The records of a stored set.
-
-    Args:
-      config: names the format, the path and the fields.
-      split: "train", "held_out", or None for all.
-
-    Raises:
-      UserError: the files are not there, or have no pictures with captions; a library is missing.
-    """
-    if config.source == "folder":
-        from imagen_jax.data.formats.folder import FolderRecords
-
-        return FolderRecords(config.path, split)
-    if config.source == "webdataset":
-        from imagen_jax.data.formats.webdataset import TarRecords
-
-        records: Records = TarRecords(config)
-    elif config.source == "parquet":
-        from imagen_jax.data.formats.parquet import ParquetRecords
-
-        records = ParquetRecords(config)
-    elif config.source == "arrow":
-        from imagen_jax.data.formats.arrow import ArrowRecords
-
-        records = ArrowRecords(config)
-    elif config.source == "tfds":
-        from imagen_jax.data.formats.tfds import TfdsRecords
-
-        records = TfdsRecords(config)
-    elif config.source == "array_record":
-        from imagen_jax.data.formats.array_record import PreparedRecords
-
-        records = PreparedRecords(config.path)
-    else:
-        raise unknown_source(config.source)
-    if not len(records):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in records.skipped.items())
-        raise UserError(
-            f"config.data.path={config.path} has no picture with a caption"
-            f" ({reasons or 'no items at all'}); see docs/data.md for what "
-            f"source={config.source!r} looks for, and check_data to look at it"
-        )
-    for reason, number in records.skipped.items():
-        logger.warning("%s: %d skipped: %s", config.path, number, reason)
-    return records if split is None else SplitRecords(records, split)
-
-
-# --- what the formats share -------------------------------------------------------------------
-
-
-def find_files(path: str, suffix: str, what: str) -> list[Path]:
-    """The files that `path` means, sorted: itself, a glob, or all with `suffix` below a folder.
-
-    Raises:
-      UserError: there are none.
-    """
-    if not path:
-        raise UserError(f"config.data.path is empty; set it to {what} (--config.data.path=...)")
-    path = os.path.expanduser(path)
-    if os.path.isdir(path):
-        found = sorted(p for p in Path(path).rglob(f"*{suffix}") if not p.name.startswith("."))
-    else:
-        found = sorted(Path(p) for p in glob.glob(path))
-    if not found:
-        missing = f"holds no *{suffix} files" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"config.data.path={path} {missing}; set it to {what}")
-    return found
-
-
-def home_of(path: str) -> Path:
-    """The folder that a config's `path` (a folder, a file or a glob) names."""
-    found = Path(os.path.expanduser(path))
-    return found if found.is_dir() else found.parent
-
-
-def file_stamp(path: Path, home: Path) -> str:
-    """Text that changes when a file does, but not when its whole folder is moved."""
-    try:
-        status = path.stat()
-    except OSError:
-        return f"{os.path.relpath(path, home)} is gone"
-    return f"{os.path.relpath(path, home)} {status.st_size} {status.st_mtime_ns}"
-
-
-def stamp(parts: Iterable[tuple[str, int]]) -> np.ndarray:
-    """A `[N]` uint64 number for each of the N records of parts, alike only by accident.
-
-    Args:
-      parts: a text that changes when the part does, and the number of its records.
-    """
-    stamps = []
-    for text, count in parts:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        # The finalizer of SplitMix64: a permutation of the 64-bit integers.
-        bits = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        bits += np.frombuffer(digest, "<u8")
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        stamps.append(bits ^ (bits >> np.uint64(31)))
-    return np.concatenate(stamps) if stamps else np.zeros(0, np.uint64)
-
-
-def clean_caption(value: str | bytes) -> str:
-    """The caption on one line; what is not UTF-8 becomes U+FFFD."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8-sig", errors="replace")
-    return " ".join(value.split())
-
-
-def captions_in(value: Any) -> list[str]:
-    """All captions in a string, bytes, a list of them, or dicts with a `text`, `raw` or `caption`.
-
-    What has none gives an empty list.
-    """
-    if isinstance(value, (str, bytes)):
-        caption = clean_caption(value)
-        return [caption] if caption else []
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-        return captions_in(value) if isinstance(value, (str, bytes, list)) else []
-    if isinstance(value, Mapping):
-        names = [name for name in ("text", "raw", "caption") if name in value]
-        return captions_in(value[names[0]]) if names else []
-    if isinstance(value, Iterable):
-        return [caption for part in value for caption in captions_in(part)]
-    return []
-
-
-def captions_of(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
-    """The captions in the named fields, or in the first of the usual ones that has any."""
-    if fields:
-        return tuple(c for field in fields for c in captions_in(_nested(values, field)))
-    for field in CAPTION_FIELDS:
-        if found := captions_in(_nested(values, field)):
-            return tuple(found)
-    return ()
-
-
-def score_of(values: Mapping[str, Any], field: str) -> float | None:
-    """The number in `field`, None where there is none."""
-    value = _nested(values, field) if field else None
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _nested(values: Any, field: str) -> Any:
-    """`values["a"]["b"]` of "a/b", None where it does not lead anywhere."""
-    for name in field.split("/"):
-        if not isinstance(values, Mapping) or name not in values:
-            return None
-        values = values[name]
-    return values
-
-
-def choose_image_field(config: SourceConfig, available: Iterable[str]) -> str:
-    """The column of the pictures. Raises UserError if there is none."""
-    available = list(available)
-    candidates = [config.image_field] if config.image_field else IMAGE_FIELDS
-    for name in candidates:
-        if name in available:
-            return name
-    raise UserError(
-        f"config.data.path={config.path} has no column {' or '.join(candidates)}; it has "
-        f"{', '.join(available)} (set config.data.image_field)"
-    )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.source import Source, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.source import Source
 from imagen_jax.evaluation import tables
 from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.evaluation.report import Pictures

@@ -8,7 +8,8 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.images import resize_uint8
-from imagen_jax.data.source import BadItem, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.source import BadItem
 
 # Side in pixels at which pictures are compared: so small that a moved edge costs little.
 SIDE = 16

@@ -15,8 +15,9 @@ import itertools
 from collections.abc import Iterator
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import Source, load_source
+from imagen_jax.data.source import Source
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet, prompt_seed
 from imagen_jax.evaluation.scorer import scorer_of

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-import imagen_jax
 from imagen_jax import pictures as images
 from imagen_jax.config import SampleConfig, to_json_dict
+from imagen_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Result:
         # A picture follows from the settings and weights of the stages before it, too.
         stages = list(self.images)[: list(self.images).index(stage) + 1]
         return {
-            "software": f"imagen_jax {imagen_jax.__version__}",
+            "software": f"imagen_jax {__version__}",
             "stage": stage,
             "aspect": self.aspect,
             "settings": {name: to_json_dict(self.settings[name]) for name in stages},

@@ -1,1 +1,1 @@
-"""Sharded, resumable, checked stores of records (ArrayRecord)."""
+"""Stores of records: sharded, resumable and with checksums (ArrayRecord)."""

@@ -1,8 +1,9 @@
-"""What a record store says of itself: its shards, what it was made from, whether it is complete.
+"""The manifest of a record store: its shards, what it was made from, whether it is complete.
 
-A store is a directory of `shard-00000.array_record` ... and `manifest.json`, which is written
-last. Shard i holds what the positions [i * shard_size, (i + 1) * shard_size) of some numbered
-collection come to, in order.
+A store is a directory with `shard-00000.array_record` ... and `manifest.json`, which is written
+last. It is made from a collection with numbered positions. Shard i holds the records of the
+positions [i * shard_size, (i + 1) * shard_size), in order; a position has one record, several or
+none.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from imagen_jax.errors import UserError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-# Settings and finished shards of a store that is not complete.
+# Folder with the plan and the entries of finished shards while a store is not complete.
 UNFINISHED = "unfinished"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What the manifest says of one shard.
+    """Entry of one shard.
 
     Attributes:
-      file: its name.
-      count: records in it.
+      file: name of its file.
+      count: number of its records.
       size: bytes of the file.
-      sha256: of the file, in hexadecimal.
-      notes: what the writer counted while it made it (left-out items by reason, say).
+      sha256: checksum of the file, in hexadecimal.
+      notes: what the writer counted for the shard, such as left-out items by reason.
     """
 
     file: str
@@ -45,11 +46,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a complete store holds.
+    """Contents of a complete store.
 
     Attributes:
-      meta: what it was made from and how, as plain JSON values.
-      length: positions of the collection that it was made from.
+      meta: what the store was made from and how, as plain JSON values.
+      length: number of positions of the collection.
       shard_size: positions a shard.
       compression: "none" or "zstd".
       shards: in the order of the positions.
@@ -63,11 +64,12 @@ class Manifest:
 
     @property
     def num_records(self) -> int:
+        """Records of all shards."""
         return sum(shard.count for shard in self.shards)
 
     @property
     def notes(self) -> dict[str, int]:
-        """The notes of all shards, added up."""
+        """The sums of the notes of all shards."""
         total: collections.Counter[str] = collections.Counter()
         for shard in self.shards:
             total.update(shard.notes)
@@ -75,26 +77,28 @@ class Manifest:
 
 
 def read_manifest(directory: epath.PathLike) -> Manifest:
-    """The manifest of a complete store. Raises UserError where there is none."""
+    """The manifest of a complete store. Raises UserError if there is none."""
     directory = epath.Path(directory)
     values = manifest_values(directory)
     if values is None:
         if (directory / UNFINISHED).exists():
             raise UserError(
-                f"the store {directory} is not complete; run the command that makes it again, "
-                "it goes on where it stopped"
+                f"the store {directory} is not complete; run the command that makes it again to "
+                "continue"
             )
         raise UserError(f"{directory} is not a record store: it has no {MANIFEST}")
     return to_manifest(values)
 
 
 def manifest_values(directory: epath.Path) -> dict[str, Any] | None:
-    """The manifest as it is stored, None where there is none."""
+    """The manifest as it is stored, None if there is none. Raises UserError if it is damaged."""
     values = read_json(directory / MANIFEST)
     if values is None:
         return None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{directory / MANIFEST} is not of a record store of format {FORMAT}")
+        raise UserError(
+            f"{directory / MANIFEST} is not the manifest of a record store of format {FORMAT}"
+        )
     return values
 
 
@@ -110,7 +114,7 @@ def to_manifest(values: dict[str, Any]) -> Manifest:
 
 
 def read_json(path: epath.Path) -> Any:
-    """What a JSON file holds, None where there is none. Raises UserError if it is damaged."""
+    """The contents of a JSON file, None if there is none. Raises UserError if it is damaged."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The records of a store, read at random; `store_writer` makes one."""
+"""Random access to the records of a store, which `writer` makes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from etils import epath
 
 from imagen_jax.stores.manifest import Shard, read_manifest, sha256
 
-# Single records, or ranges of a few, are read: nothing ahead.
+# No reading ahead, since single records are read.
 _READER = "readahead_buffer_size:0,max_parallelism:0"
-# Each open shard holds a file; a process may often have 1,024, and large stores have more shards.
-_MOST_OPEN = 256
+# Open shards, each of which is an open file. The limit of a process is often 1,024 files, and large
+# stores have more shards.
+_MAX_OPEN = 256
 
 
 class RecordError(Exception):
-    """A record cannot be read: its shard is gone or damaged."""
+    """A record cannot be read, because its shard is missing or damaged."""
+
+
+class MissingShardError(RecordError):
+    """The file of a shard does not exist or cannot be accessed."""
 
 
 class RecordStore:
-    """The records of a complete store, at random; may be used from several threads and pickled.
+    """The records of a complete store; may be used from several threads, and pickled.
 
     Args:
       directory: of the store.
 
     Attributes:
-      manifest: what it holds.
+      directory: of the store.
+      manifest: its contents.
 
     Raises:
       UserError: there is no complete store.
@@ -54,10 +60,10 @@ class RecordStore:
         shard = self.manifest.shards[number]
         within = index - (self._ends[number] - shard.count)
         reader = self._readers.get(number)
-        # Two threads may open one shard at the same time; one of the readers is dropped.
+        # Two threads may open the same shard at the same time; then one of the readers is dropped.
         if reader is None:
             reader = self._open(shard)
-            if len(self._readers) >= _MOST_OPEN:
+            if len(self._readers) >= _MAX_OPEN:
                 self._readers = {}
             self._readers[number] = reader
         try:
@@ -73,7 +79,7 @@ class RecordStore:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise RecordError(f"{path} is not there ({error.strerror})") from error
+            raise MissingShardError(f"{path} cannot be opened ({error.strerror})") from error
         if size != shard.size:
             raise RecordError(f"{path} has {size:,} bytes of {shard.size:,}")
         reader = ArrayRecordReader(str(path), _READER)
@@ -83,7 +89,14 @@ class RecordStore:
 
 
 def verify(directory: epath.PathLike) -> list[str]:
-    """Compares every shard with its checksum; a line for each that is gone or differs."""
+    """Compares every shard with its checksum.
+
+    Returns:
+      A line for each shard that is missing or differs.
+
+    Raises:
+      UserError: there is no complete store.
+    """
     problems = []
     for shard in read_manifest(directory).shards:
         path = Path(epath.Path(directory) / shard.file)

@@ -1,8 +1,8 @@
-"""Makes record stores of sharded ArrayRecord so that a kill loses nothing.
+"""Writes record stores of sharded ArrayRecord, so that a killed job loses no finished shard.
 
-Each shard is made independently of all others, by whichever process owns it; what is there already
-is not made again; and an interrupted job that is run again ends with the same bytes as one that was
-left alone.
+Each shard is written independently of all others by the process that owns it. Finished shards are
+not written again. An interrupted job that is run again writes the same bytes as one that was not
+interrupted.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from imagen_jax.stores.manifest import (
 
 COMPRESSIONS = ("none", "zstd")
 _PLAN = "plan.json"
-# Single records are read, or ranges of a few: one record a group.
+# One record a group, since single records are read.
 _WRITER = {"none": "group_size:1,uncompressed", "zstd": "group_size:1,zstd:3"}
 
 
 @dataclasses.dataclass(frozen=True)
 class StorePlan:
-    """What a store is to be: the same for all that make it, wherever they run.
+    """Settings of a store, which are the same for all processes that write it.
 
     Attributes:
-      directory: of the store, local or mounted; made if needed.
-      length: positions in all.
+      directory: of the store, local or mounted; created if needed.
+      length: number of positions of the collection.
       shard_size: positions a shard.
-      meta: what the store is made from and how, as plain JSON values. An unfinished store goes on
-        only with the same.
-      compression: "zstd", or "none" for records that are compressed already, such as pictures.
+      meta: what the store is made from and how, as plain JSON values. An unfinished store can only
+        be continued with the same values.
+      compression: "zstd", or "none" for records that are already compressed, such as pictures.
     """
 
     directory: str
@@ -59,6 +59,7 @@ class StorePlan:
 
     @property
     def num_shards(self) -> int:
+        """Number of shards; the last one may have fewer positions."""
         return -(-self.length // self.shard_size)
 
     def span(self, number: int) -> tuple[int, int]:
@@ -66,13 +67,13 @@ class StorePlan:
         return number * self.shard_size, min((number + 1) * self.shard_size, self.length)
 
     def values(self) -> dict[str, Any]:
-        """What is stored of it. The directory is not: a store may be moved."""
+        """The plan as JSON values, without the directory, since a store may be moved."""
         values = {name: getattr(self, name) for name in ("length", "shard_size", "compression")}
         return {"format": FORMAT, "meta": json.loads(json.dumps(self.meta)), **values}
 
 
-# `read(start, stop, notes)` gives the records of the positions [start, stop) in order. It must
-# depend on nothing else, and may leave positions out, counting why in `notes`.
+# `read(start, stop, notes)` yields the records of the positions [start, stop) in order. They must
+# depend on nothing else. It may leave positions out, and counts the reasons in `notes`.
 Read = Callable[[int, int, collections.Counter[str]], Iterable[bytes]]
 
 
@@ -84,28 +85,31 @@ def write_shards(
     process_count: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Makes the shards of this process that are not there yet, then the manifest if all are.
+    """Writes the missing shards of this process, then the manifest if all shards exist.
 
-    Every process of a job calls it with the same arguments but `process_index`; they need not run
-    at the same time, and a job that goes on may have another number of them.
+    All processes of a job call it with the same arguments except `process_index`. They need not
+    run at the same time, and a job may be continued with another number of processes.
 
     Args:
       plan: of the store.
-      read: gives the records; called once for each shard that is missing.
-      process_index, process_count: this process, of how many: it makes every process_count-th
-        shard.
-      progress: called with the positions done by this process and its total, after each shard
-        (and once before the first).
+      read: yields the records; called once for each missing shard.
+      process_index, process_count: index of this process and number of processes. A process writes
+        every process_count-th shard.
+      progress: called with the positions that this process has done and their total, before the
+        first shard and after each.
 
     Returns:
-      The manifest, or None while other processes have shards to make.
+      The manifest, or None while other processes have shards to write.
 
     Raises:
-      UserError: as `begin_store`; the process is not one of them; a full disk (what is finished
-        stays).
+      UserError: as `begin_store`; the process index is out of range; the disk is full (finished
+        shards are kept).
     """
     if not 0 <= process_index < process_count:
-        raise UserError(f"process {process_index} of {process_count}: count from 0")
+        raise UserError(
+            f"process {process_index} of {process_count} does not exist; processes are numbered "
+            "from 0"
+        )
     finished = begin_store(plan)
     if finished is not None:
         return finished
@@ -118,7 +122,7 @@ def write_shards(
         progress(done, total)
     with explain_full_disk(directory):
         for i in missing:
-            # What killed processes have left of it; its owner alone is at work on it.
+            # Files that killed processes have left. No other process writes this shard.
             _remove_leftovers(directory, _shard_name(i))
             _write_shard(plan, i, read)
             done += sizes[i]
@@ -126,21 +130,21 @@ def write_shards(
                 progress(done, total)
     shards = [_read_entry(directory, i) for i in range(plan.num_shards)]
     if None in shards:
-        # Another process has more to make, or has just written the manifest.
+        # Another process has shards to write, or has just written the manifest.
         values = manifest_values(directory)
         return None if values is None else to_manifest(values)
     return finish_store(plan, shards)
 
 
 def begin_store(plan: StorePlan) -> Manifest | None:
-    """Makes the directory of a store, unless it is there. Several processes may do so at once.
+    """Creates the directory and the plan of a store. Several processes may do so at once.
 
     Returns:
-      The manifest if the store is complete already.
+      The manifest if the store is already complete, else None.
 
     Raises:
-      UserError: sizes out of range; the directory is in a bucket, or holds another store, or one
-        begun with other settings (which is named); a full disk.
+      UserError: sizes are out of range; the directory is in a bucket, or holds a store with other
+        settings (the message names them); the disk is full.
     """
     if plan.length < 1 or plan.shard_size < 1:
         raise UserError(
@@ -153,7 +157,7 @@ def begin_store(plan: StorePlan) -> Manifest | None:
     directory = epath.Path(plan.directory)
     if is_remote(directory):
         raise UserError(
-            f"a store cannot be written to {plan.directory}: mount the bucket and give a directory"
+            f"a store cannot be written to {plan.directory}; mount the bucket and use its directory"
         )
     finished = manifest_values(directory)
     if finished is not None:
@@ -171,20 +175,21 @@ def begin_store(plan: StorePlan) -> Manifest | None:
 
 
 def make_shard(plan: StorePlan, number: int, read: Read) -> Shard:
-    """One shard of a store that was begun, unless it is there with the right checksum.
+    """Writes one shard of a store that was begun, unless it exists with the right checksum.
 
-    May be called again for the same shard, also while another process is at work on it.
+    May be called again for the same shard, even while another process is writing it.
 
     Raises:
-      UserError: the store was not begun where this process sees the directory; a full disk.
+      UserError: the directory, as this process sees it, has no store that was begun; the disk is
+        full.
     """
     directory = epath.Path(plan.directory)
     if not (directory / UNFINISHED / _PLAN).exists():
         finished = manifest_values(directory)
         if finished is None:
             raise UserError(
-                f"{plan.directory} is not the store that was begun: all machines must see it under "
-                "the same path, on a common file system"
+                f"{plan.directory} is not the store that was begun; all machines must see it under "
+                "the same path, on a shared file system"
             )
         return Shard(**finished["shards"][number])
     shard = _read_entry(directory, number)
@@ -197,15 +202,15 @@ def make_shard(plan: StorePlan, number: int, read: Read) -> Shard:
 
 
 def finish_store(plan: StorePlan, shards: Sequence[Shard]) -> Manifest:
-    """Writes the manifest once every shard is there. Several processes may do so at once.
+    """Writes the manifest, once all shards are written. Several processes may do so at once.
 
     Args:
       plan: of the store.
-      shards: all of them, in order.
+      shards: all shards, in order.
     """
     directory = epath.Path(plan.directory)
     if [shard.file for shard in shards] != [_shard_name(i) for i in range(plan.num_shards)]:
-        raise ValueError(f"{len(shards)} shards do not make a store of {plan.num_shards}")
+        raise ValueError(f"these {len(shards)} shards are not the {plan.num_shards} of the store")
     values = plan.values() | {"shards": [dataclasses.asdict(shard) for shard in shards]}
     with explain_full_disk(directory):
         write_atomically(directory / MANIFEST, _to_json(values))
@@ -215,7 +220,7 @@ def finish_store(plan: StorePlan, shards: Sequence[Shard]) -> Manifest:
 
 
 def _write_shard(plan: StorePlan, number: int, read: Read) -> Shard:
-    """The file first, then its entry: an entry always speaks of a whole file."""
+    """Writes the file first and then its entry, so that an entry means that the file is whole."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     directory, name = epath.Path(plan.directory), _shard_name(number)
@@ -248,12 +253,13 @@ def _write_shard(plan: StorePlan, number: int, read: Read) -> Shard:
 
 
 def _remove_leftovers(directory: epath.Path, name: str) -> None:
-    """The parts of shards that killed processes have left."""
+    """Removes partial shards that killed processes have left."""
     for part in Path(directory).glob(f".{name}.*.tmp"):
         part.unlink(missing_ok=True)
 
 
 def _check_same(directory: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raises UserError if two plans differ."""
     old, new = ({**plan.pop("meta"), **plan} for plan in (dict(old), dict(new)))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
@@ -261,7 +267,7 @@ def _check_same(directory: epath.Path, old: dict[str, Any], new: dict[str, Any])
         raise UserError(
             f"{directory} holds a store made with other settings ({', '.join(differing)}: "
             f"{key} was {old.get(key)!r} and is now {new.get(key)!r}); "
-            "use those again, or another directory"
+            "use the earlier settings or another directory"
         )
 
 

@@ -18,7 +18,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, TextConfig
-from imagen_jax.data.source import BadItem, Source, captions_of
+from imagen_jax.data.pipeline import item_captions
+from imagen_jax.data.source import BadItem, Source
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh
 from imagen_jax.stores.manifest import Manifest
@@ -62,7 +63,7 @@ class CaptionSet:
             held_out = index >= self.num_train
             source = self.held_out if held_out else self.train
             try:
-                captions = captions_of(source, index - self.num_train * held_out)
+                captions = item_captions(source, index - self.num_train * held_out)
             except BadItem:
                 notes["unreadable items"] += 1
                 continue

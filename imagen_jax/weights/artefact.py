@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-import imagen_jax
 from imagen_jax.config import CascadeConfig, from_json_dict, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.files import write_atomically
 from imagen_jax.types import Params
+from imagen_jax.version import __version__
 
 # 2: choices among the settings (sampler, optimizer, ...) are groups with a `kind`.
 FORMAT_VERSION = 2
@@ -207,7 +207,7 @@ def _write_config(
 ) -> None:
     content = {
         "format_version": FORMAT_VERSION,
-        "package_version": imagen_jax.__version__,
+        "package_version": __version__,
         "cascade": to_json_dict(config),
         "text": {"encoder_identity": encoder_identity, "tokenizer_hash": tokenizer_hash},
         "stages": records,

@@ -14,7 +14,8 @@ from imagen_jax.cli import check_data
 from imagen_jax.config import DataConfig
 from imagen_jax.data.check import examine
 from imagen_jax.data.check_page import Rates, histogram, page, summary
-from imagen_jax.data.records import DecodedRecords, Wanted, load_records
+from imagen_jax.data.open import load_records
+from imagen_jax.data.records import DecodedRecords, ItemFilter
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'configs' / 'tiny.py'}"
@@ -45,26 +46,29 @@ def faulty(tmp_path):
 
 def test_what_is_found(faulty):
     config = DataConfig(source="webdataset", path=str(faulty))
-    source = DecodedRecords(load_records(config, None), 8, Wanted(min_side=1.0))
+    source = DecodedRecords(load_records(config, None), 8, ItemFilter(min_side=1.0))
     found = examine(source)
-    assert (found.total, found.looked_at, found.good) == (40, 40, 30)
+    assert (found.total, found.num_examined, found.good) == (40, 40, 30)
     assert found.bad == {"truncated picture": 3, "empty file": 2, "no caption": 1}
     assert found.filtered == {"picture too small": 4}
     assert found.skipped == {"items without a picture or without a caption": 1}
     # Numbers 0, 5 and 6 are one picture.
     assert (found.duplicates, found.largest_group, found.repeated_captions) == (2, 3, 0)
     assert found.captions_per_item == {2: 30}
-    assert sorted(found.named) == sorted(found.bad) and len(found.named["truncated picture"]) == 3
+    assert (
+        sorted(found.examples) == sorted(found.bad)
+        and len(found.examples["truncated picture"]) == 3
+    )
     assert found.widths.count(4) == 4 and found.heights.count(50) == 4
     shown = [item.caption for item in found.samples]
     assert shown[0] == "<b>0</b>" and len(shown) >= 24 and len(set(shown)) == len(shown)
     few = examine(source, most=10)
-    assert few.looked_at == 10 and few.total == 40
+    assert few.num_examined == 10 and few.total == 40
 
 
 def test_text_and_page(faulty):
     config = DataConfig(source="webdataset", path=str(faulty))
-    source = DecodedRecords(load_records(config, None), 16, Wanted())
+    source = DecodedRecords(load_records(config, None), 16, ItemFilter())
     found = examine(source)
     found.cpu_seconds = found.good / 64
     assert found.per_core == 64

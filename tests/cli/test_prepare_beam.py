@@ -240,7 +240,7 @@ def test_a_worker_that_sees_another_set_says_so(tmp_path):
     layouts.write_img2dataset_tars(tmp_path, 4)
     plan = StorePlan(str(tmp_path / "store"), 5, 5, {})
     config = DataConfig(source="webdataset", path=str(tmp_path))
-    with pytest.raises(UserError, match=r"4 items .* there were 5 .*same path"):
+    with pytest.raises(UserError, match=r"4 items .* found 5; .*same path"):
         Work(plan, config, 64, 1, 5).open()
     assert len(Work(plan, config, 64, 1, 4).open()) == 4
 

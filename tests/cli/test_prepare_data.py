@@ -13,7 +13,7 @@ import pytest
 
 from imagen_jax.cli import prepare_data
 from imagen_jax.config import DataConfig
-from imagen_jax.data.source import load_source
+from imagen_jax.data.open import load_source
 
 TINY = "--config=tiny"
 FOLDER = "--config.data.source=folder"

@@ -1,8 +1,8 @@
-"""Mutated pictures and tars: each is read or refused as a BadItem, and memory does not grow.
+"""Mutated pictures and tars: each is read or raises BadItem, and memory does not grow.
 
     python tests/data/fuzz.py 10000
 
-Prints what became of them and the resident memory; any other exception, or a crash, ends it.
+Prints the number of outcomes and the resident memory. Any other exception ends the run.
 """
 
 import collections
@@ -21,10 +21,10 @@ from PIL import Image
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.webdataset import TarRecords
 from imagen_jax.data.images import decode_image
-from imagen_jax.data.records import DecodedRecords, Wanted
+from imagen_jax.data.records import DecodedRecords, ItemFilter
 from imagen_jax.data.source import BadItem
 
-# Of every hundred cases, so many are tars.
+# Percentage of cases that are tars.
 TARS = 10
 
 
@@ -78,7 +78,7 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
             case 5:
                 changed[place : place + 4] = draw.choice((b"\xff" * 4, b"\x00\x00\xff\xff"))
             case 6:
-                # Headers lie at the start, and that is where readers believe what they read.
+                # Headers are at the start of a file.
                 changed[draw.randrange(min(64, len(changed)))] = draw.randrange(256)
     return bytes(changed)
 
@@ -106,16 +106,16 @@ def whole_tar(pictures: list[bytes], folder: Path) -> bytes:
 def try_tar(data: bytes, folder: Path) -> collections.Counter[str]:
     path = folder / "x.tar"
     path.write_bytes(data)
-    fates: collections.Counter[str] = collections.Counter()
+    outcomes: collections.Counter[str] = collections.Counter()
     records = TarRecords(DataConfig(source="webdataset", path=str(path)))
-    source = DecodedRecords(records, 16, Wanted())
+    source = DecodedRecords(records, 16, ItemFilter())
     for index in range(len(source)):
         try:
             assert source.item(index).caption
-            fates["read"] += 1
+            outcomes["read"] += 1
         except BadItem as error:
-            fates[error.kind] += 1
-    return fates
+            outcomes[error.kind] += 1
+    return outcomes
 
 
 def resident() -> int:
@@ -124,9 +124,9 @@ def resident() -> int:
 
 
 def run(count: int, seed: int = 0, every: int = 500) -> dict:
-    """Tries `count` mutations. Returns their fates and the memory at each tenth, in bytes."""
+    """Tries `count` mutations. Returns their outcomes, and the memory in bytes over the run."""
     pictures = seeds()
-    fates: dict[str, collections.Counter[str]] = {
+    outcomes: dict[str, collections.Counter[str]] = {
         "pictures": collections.Counter(),
         "items of tars": collections.Counter(),
     }
@@ -137,9 +137,9 @@ def run(count: int, seed: int = 0, every: int = 500) -> dict:
         for number in range(count):
             draw = random.Random(f"{seed}/{number}")
             if number % 100 < TARS:
-                fates["items of tars"].update(try_tar(mutate(tar, draw), folder))
+                outcomes["items of tars"].update(try_tar(mutate(tar, draw), folder))
             else:
-                fates["pictures"][try_picture(mutate(draw.choice(pictures), draw))] += 1
+                outcomes["pictures"][try_picture(mutate(draw.choice(pictures), draw))] += 1
             if (number + 1) % max(count // 20, 1) == 0:
                 memory.append(resident())
             if (number + 1) % every == 0:
@@ -148,7 +148,7 @@ def run(count: int, seed: int = 0, every: int = 500) -> dict:
                     f"{resident() / 1e6:.0f} MB",
                     flush=True,
                 )
-    return {"fates": {k: dict(v) for k, v in fates.items()}, "memory": memory}
+    return {"outcomes": {k: dict(v) for k, v in outcomes.items()}, "memory": memory}
 
 
 if __name__ == "__main__":
@@ -156,6 +156,6 @@ if __name__ == "__main__":
     import io
 
     out = sys.stdout
-    with contextlib.redirect_stdout(io.StringIO()):  # what the index tells of every tar
+    with contextlib.redirect_stdout(io.StringIO()):  # progress of indexing
         result = run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     print(json.dumps(result, indent=1), file=out)

@@ -12,7 +12,7 @@ COLOURS = ("red", "green", "blue", "white")
 
 
 def picture(number: int, width: int = 20, height: int = 20) -> Image.Image:
-    """Plain but for a corner; every number has another colour."""
+    """A picture of one colour with a white corner; each number has its own colour."""
     image = Image.new("RGB", (width, height), (number * 7 % 256, number * 29 % 256, number % 256))
     image.putpixel((0, 0), (255, 255, 255))
     return image
@@ -85,7 +85,7 @@ def write_img2dataset_tars(folder: Path, count: int, per_shard: int = 10) -> Non
 
 
 def write_flawed_tars(folder: Path) -> None:
-    """Thirty items: 4 has no caption, 7 is cut, 9 is small; 14 is whole in neither of two tars."""
+    """Thirty items: 4 has no caption, 7 is cut, 9 is small, 14 is divided between two tars."""
     files = []
     for i in range(30):
         item = dict(img2dataset_files(i))

@@ -25,8 +25,8 @@ from imagen_jax.data import picture_sizes
 from imagen_jax.data.buckets import in_buckets, load_stage_source, nearest_shape
 from imagen_jax.data.formats.folder import FolderRecords
 from imagen_jax.data.images import decode_crop, decode_image, stored_size
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches, spread_items
-from imagen_jax.data.source import load_source
 from imagen_jax.errors import UserError
 from imagen_jax.models import EfficientUNetConfig
 
@@ -34,7 +34,7 @@ SIZE, BATCH = 16, 4
 # At strides of 2: 20x14 and 14x20.
 ASPECTS = ("1:1", "3:2", "2:3")
 SHAPES = {"1:1": (16, 16), "3:2": (14, 20), "2:3": (20, 14)}
-# Width and height of the pictures that the tests write, by number.
+# Width and height of the test pictures, by their number.
 SIZES = [(20, 20), (30, 20), (20, 30), (33, 22), (24, 21)]
 MODEL = EfficientUNetConfig(
     channels=(8,),
@@ -65,7 +65,7 @@ def write(folder, count: int, bad=(), small=()) -> None:
         data = layouts.png(i, width=width, height=height)
         if i in small:
             data = layouts.png(i, width=width // 5, height=height // 5)
-        # Cut behind the head, so that its size can be read and the picture cannot.
+        # Cut after the header, so that the size can be read but not the picture.
         (folder / f"{i:03d}.png").write_bytes(data[:60] if i in bad else data)
         (folder / f"{i:03d}.txt").write_text(str(i))
 
@@ -115,7 +115,7 @@ def test_batches_are_of_one_bucket_and_every_item_comes_once_an_epoch(tmp_path):
         epochs = [stream[i : i + length] for i in range(0, len(stream), length)]
         assert len(epochs) > 4
         assert all(sorted(epoch) == items for epoch in epochs[:-1])
-        # What is left over of a batch opens the next epoch: nothing is lost, nothing comes twice.
+        # A batch may continue into the next epoch: no item is lost or repeated.
         assert len(set(epochs[-1])) == len(epochs[-1])
         assert epochs[0] != epochs[1]
     assert numbers(run(source_of(tmp_path), 6, seed=4)) != numbers(found[:6])
@@ -147,7 +147,7 @@ def test_another_batch_size_repeats_or_skips_no_more_than_a_batch_of_each_bucket
     twice = collections.Counter(bucket_of(i) for i, n in visits.items() if n > 1)
     assert max(visits.values()) <= 2
     assert all(n <= 10 for n in twice.values())
-    # In the same units it goes on exactly, wherever in a batch it starts.
+    # With the same batch size it continues exactly, from any position in a batch.
     assert numbers(run(source, 3, start_index=38)) == numbers(run(source, 12))[9:]
 
 
@@ -173,7 +173,7 @@ def test_left_out_items_are_replaced_by_others_of_their_bucket(tmp_path):
     assert numbers(run(source, 10, start_index=30 * BATCH)) == numbers(found)[30:]
 
 
-def test_what_is_no_picture_at_all_is_met_and_counted(tmp_path):
+def test_files_that_are_not_pictures_are_counted(tmp_path):
     write(tmp_path, 20)
     (tmp_path / "007.png").write_bytes(b"no picture")
     (tmp_path / "008.png").write_bytes(b"")
@@ -184,9 +184,9 @@ def test_what_is_no_picture_at_all_is_met_and_counted(tmp_path):
     assert kinds["not a picture"] >= 3 and kinds["empty file"] >= 3
 
 
-def test_a_bucket_with_nothing_to_give_is_told_at_the_start(tmp_path):
+def test_a_bucket_without_a_usable_picture_is_an_error_at_the_start(tmp_path):
     write(tmp_path, 5, bad={2})
-    with pytest.raises(UserError, match=r"bucket 2:3 .* 1 pictures in a row .* leave the bucket"):
+    with pytest.raises(UserError, match=r"bucket 2:3 .* in 1 attempts .* remove the bucket"):
         batches(source_of(tmp_path), batch_size=BATCH, image_size=SIZE, seed=0)
 
 
@@ -207,7 +207,7 @@ def test_parts_of_a_mix_keep_their_weights_and_epochs(tmp_path):
     assert len(of_a) == pytest.approx(180, abs=6)
     for batch in order:
         assert len({bucket_of(i % 100) for i in batch}) == 1
-    # Of each part in each bucket, every item once an epoch.
+    # For each part in each bucket: every item once an epoch.
     for part, aspect in ((0, "3:2"), (100, "1:1"), (100, "2:3")):
         items = [i for batch in order for i in batch if i // 100 == part // 100]
         stream = [i for i in items if bucket_of(i % 100) == aspect]
@@ -224,7 +224,7 @@ def test_spread_items_are_of_all_buckets_by_their_shares(tmp_path):
     assert len({item.caption for item in spread_items(source_of(tmp_path), 100)}) >= 38
 
 
-def test_a_bucket_without_pictures_is_told_and_never_drawn(tmp_path, caplog):
+def test_a_bucket_without_pictures_is_logged_and_never_drawn(tmp_path, caplog):
     write(tmp_path, 1)
     source = source_of(tmp_path)
     assert source.aspects == ("1:1",) and source.shares == (1,)
@@ -240,7 +240,7 @@ def test_crops_are_cut_from_every_shape(tmp_path):
         run(source_of(tmp_path), 1, crop_size=16)
 
 
-# --- which bucket, which part of the picture -----------------------------------------------------
+# --- the bucket and the crop of a picture ---------------------------------------------------------
 
 
 def test_the_nearest_shape_by_the_ratio_of_ratios():
@@ -249,7 +249,7 @@ def test_the_nearest_shape_by_the_ratio_of_ratios():
     sizes = draw.integers(1, 4000, (3000, 2))
     ratios = np.array([w / h for h, w in shapes.values()])
     distances = np.abs(np.log(sizes[:, :1] / sizes[:, 1:] / ratios))
-    # No pair of these is within rounding of a border.
+    # None of these is within rounding error of a border.
     near = np.sort(distances, axis=1)
     assert (near[:, 1] - near[:, 0]).min() > 1e-9
     np.testing.assert_array_equal(nearest_shape(sizes, shapes), distances.argmin(axis=1))
@@ -264,24 +264,24 @@ def ramp(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(200, 100), (100, 200), (210, 140), (97, 31), (20, 30)])
 @pytest.mark.parametrize("shape", [(14, 20), (20, 14), (16, 16), (6, 10)])
-def test_the_middle_is_cut_and_nothing_is_stretched(size, shape):
+def test_the_centre_is_cropped_without_stretching(size, shape):
     width, height = size
     down, across = shape
     image = decode_crop(layouts.encoded(ramp(width, height)), down, across).astype(float)
     assert image.shape == (down, across, 3)
-    # Source pixels a step, along both axes alike: as many as fit.
+    # Source pixels for each pixel of the result, the same along both axes and as many as fit.
     scale = min(width / across, height / down)
     inner = slice(1, -1)
     steps_right = np.diff(image[:, inner, 0], axis=1).mean()
     steps_down = np.diff(image[inner, :, 1], axis=0).mean()
-    # A crop of whole pixels, and values of whole steps.
+    # The crop has whole pixels, and the values are whole numbers.
     assert steps_right == pytest.approx(scale, abs=0.5 / across + 1 / (across - 3))
     assert steps_down == pytest.approx(scale, abs=0.5 / down + 1 / (down - 3))
     assert image[..., 0].mean() == pytest.approx((width - 1) / 2, abs=1)
     assert image[..., 1].mean() == pytest.approx((height - 1) / 2, abs=1)
 
 
-def test_a_square_is_what_it_is_without_buckets():
+def test_the_square_bucket_is_decoded_as_without_buckets():
     for kind in ("PNG", "JPEG"):
         data = layouts.encoded(ramp(97, 60), kind)
         np.testing.assert_array_equal(decode_crop(data, 16, 16), decode_image(data, 16))
@@ -298,7 +298,7 @@ def test_pictures_that_lie_on_their_side(kind, orientation):
     seen = []
     image = decode_crop(data, 14, 20, lambda *size: seen.append(size))
     assert seen == [upright] and image.shape == (14, 20, 3)
-    # 240x120 is cut at its sides, to 171x120; 120x240 above and below, to 120x84.
+    # 240x120 is cropped to 171x120, and 120x240 to 120x84.
     red, green = (np.ptp(image[..., channel].astype(int)) for channel in (0, 1))
     if orientation < 5:
         assert (red, green) == pytest.approx((171 * 19 / 20, 120 * 13 / 14), abs=6)
@@ -318,7 +318,7 @@ def test_the_decoder_is_asked_for_twice_the_size_as_the_picture_lies(
     assert sizes == [asked]
 
 
-def test_small_pictures_are_those_that_a_bucket_would_enlarge(tmp_path):
+def test_min_side_leaves_out_pictures_that_a_bucket_would_enlarge(tmp_path):
     write(tmp_path, 10)
     (tmp_path / "001.png").write_bytes(layouts.png(1, width=20, height=14))
     (tmp_path / "002.png").write_bytes(layouts.png(2, width=14, height=19))
@@ -332,7 +332,7 @@ def test_small_pictures_are_those_that_a_bucket_would_enlarge(tmp_path):
 
 
 def count_reads(monkeypatch) -> list[int]:
-    """The heads that are read from now on."""
+    """A list of the indices whose headers are read from now on."""
     reads = []
     head = FolderRecords.head
 
@@ -363,23 +363,23 @@ def test_sizes_are_read_once_and_again_where_a_file_changed(tmp_path, monkeypatc
     expected[3] = [21, 22]
     expected.insert(3, [5, 6])
     assert sizes() == expected and sorted(reads) == [3, 4]
-    # Damage of any kind costs nothing but another look.
+    # After damage of any kind, the sizes are read again.
     data = table.read_bytes()
     for damaged in (b"", data[:50], data[:-3], data[:40] + b"x" + data[41:], data + bytes(16)):
         table.write_bytes(damaged)
         assert sizes() == expected and len(reads) == 13
         assert table.read_bytes() == data or len(table.read_bytes()) < len(data)
         assert sizes() == expected and reads == []
-    # A moved set is the same set.
+    # Only the stamp of a touched file changes.
     stamps = FolderRecords(str(tmp_path), "train").stamps()
     assert len(set(stamps.tolist())) == 13
     os.utime(tmp_path / "001.png")
     assert (FolderRecords(str(tmp_path), "train").stamps() != stamps).sum() == 1
 
 
-def test_sizes_of_a_set_that_cannot_be_written_lie_in_the_cache(tmp_path, monkeypatch):
+def test_sizes_of_a_read_only_set_are_stored_in_the_cache(tmp_path, monkeypatch):
     write(tmp_path / "set", 6)
-    # A file where the folder would be.
+    # A file in place of the folder makes writing fail.
     (tmp_path / "set" / ".imagen_jax").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     reads = count_reads(monkeypatch)
@@ -390,7 +390,7 @@ def test_sizes_of_a_set_that_cannot_be_written_lie_in_the_cache(tmp_path, monkey
     assert len(list((tmp_path / "cache").rglob("*.table"))) == 1
 
 
-def test_a_long_search_is_stored_on_the_way(tmp_path, monkeypatch):
+def test_an_unfinished_table_is_stored(tmp_path, monkeypatch):
     write(tmp_path, 12)
     monkeypatch.setattr(picture_sizes, "_SAVE_EVERY", 0.0)
     monkeypatch.setattr(picture_sizes, "_CHUNK", 5)
@@ -415,7 +415,7 @@ def test_a_long_search_is_stored_on_the_way(tmp_path, monkeypatch):
     assert sorted(reads) == [10, 11]
 
 
-def test_long_heads_and_other_formats_are_read_whole(tmp_path):
+def test_long_headers_and_other_formats_are_read_whole(tmp_path):
     write(tmp_path, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -430,7 +430,7 @@ def test_long_heads_and_other_formats_are_read_whole(tmp_path):
     assert sizes.tolist() == [[20, 30], [30, 20], [30, 20]]
 
 
-def test_tars_are_sorted_like_folders_and_known_by_their_shards(tmp_path):
+def test_tars_have_buckets_and_the_stamps_of_their_shards(tmp_path):
     count = 110  # enough to hold some out
     files = []
     for i in range(count):
@@ -496,7 +496,7 @@ def test_buckets_that_do_not_fit(aspects, message):
         two_stages(aspects)
 
 
-def test_other_settings_that_contradict_buckets():
+def test_settings_that_contradict_buckets():
     with pytest.raises(UserError, match=r"crop_size=128 is larger than the 3:2 pictures .* 160x96"):
         two_stages(("1:1", "3:2"), crop_size=128)
     two_stages(("1:1", "3:2"), crop_size=96)

@@ -1,4 +1,4 @@
-"""Three epochs on 1, 2 and 4 processes, stopped and resumed at random, visit the same items."""
+"""Three epochs on 1, 2 and 4 processes, resumed at random points, read the same items."""
 
 import random
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig, MixConfig
+from imagen_jax.data.open import load_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import load_source
 
 COUNT, BATCH, SIZE = 96, 8, 16
 BAD = {3, 50, 51}
@@ -40,7 +40,7 @@ def mix(folder) -> DataConfig:
     return DataConfig(source="mix", mix=parts, min_side=0.5)
 
 
-def stop_and_go(data: DataConfig, steps: int, process_counts: list[int], draw: random.Random):
+def read_in_parts(data: DataConfig, steps: int, process_counts: list[int], draw: random.Random):
     """All rows in global order, from parts of random length on random numbers of processes."""
     rows, seen, numbers = [], 0, []
     while seen < steps * BATCH:
@@ -92,12 +92,12 @@ def test_three_epochs_visit_the_same_items(tmp_path, make, process_counts):
         expected += zip(batch["captions"], batch["image"], strict=True)
         numbers.append(batch["left_out"])
     whole.close()
-    rows, resumed_numbers = stop_and_go(
+    rows, resumed_numbers = read_in_parts(
         data, steps, process_counts, random.Random(sum(process_counts))
     )
     assert [caption for caption, _ in rows] == [caption for caption, _ in expected]
-    for (_, image), (_, wanted) in zip(rows, expected, strict=True):
-        np.testing.assert_array_equal(image, wanted)
+    for (_, image), (_, expected_image) in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(image, expected_image)
     for group in ("bad", "filtered"):
         assert total(numbers, group) == total(resumed_numbers, group)
     assert total(numbers, "filtered")["picture too small"] >= 1

@@ -47,7 +47,7 @@ def test_palette_and_animation_give_the_first_frame():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(orientation):
-    # The stored pixels are the upright ones taken back by the inverse of the orientation.
+    # The stored pixels are the upright picture transformed by the inverse of the orientation.
     undo = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -149,12 +149,12 @@ def test_a_decompression_bomb_is_bad(monkeypatch):
         ((20, 64), (50, 16)),
     ],
 )
-def test_resize_is_the_one_of_training(old, new):
+def test_resize_follows_the_rule_of_training(old, new):
     from imagen_jax.diffusion.resize import resize
 
     image = np.random.default_rng(0).integers(0, 256, (*old, 3), np.uint8)
     expected = np.asarray(resize(image[None].astype(np.float32), *new))[0]
     difference = np.abs(resize_uint8(image, *new).astype(float) - expected)
-    # Rounded once where both factors are whole, else once along each axis.
+    # Rounded once if both factors are whole, else once along each axis.
     whole = all(o % n == 0 for o, n in zip(old, new, strict=True))
     assert difference.max() <= (0.501 if whole else 1.01)

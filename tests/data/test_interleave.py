@@ -1,4 +1,4 @@
-"""Which bucket a batch comes from, against the definition written out."""
+"""The order of buckets, compared with the definition."""
 
 from fractions import Fraction
 
@@ -7,8 +7,8 @@ import pytest
 from imagen_jax.data.interleave import nth_batch
 
 
-def written_out(shares, number):
-    """All batches by the time at which they are due, the first bucket's first."""
+def by_definition(shares, number):
+    """All batches by the time at which they are due; at equal times the first bucket first."""
     due = [
         (Fraction(2 * j + 1, 2 * share), bucket, j)
         for bucket, share in enumerate(shares)
@@ -21,7 +21,7 @@ def written_out(shares, number):
     "shares", [(1,), (1, 1), (2, 1), (7, 3, 3), (100, 1, 17, 17, 5), (3, 10**30, 10**29)]
 )
 def test_batches_come_as_they_are_due(shares):
-    assert [nth_batch(shares, k) for k in range(130)] == written_out(shares, 130)
+    assert [nth_batch(shares, k) for k in range(130)] == by_definition(shares, 130)
 
 
 def test_far_into_a_run_every_bucket_has_had_its_share():

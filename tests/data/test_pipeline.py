@@ -8,8 +8,8 @@ from absl import flags
 
 from imagen_jax.data.builtin.shapes.source import ShapesSource
 from imagen_jax.data.mixing import MixedSource
-from imagen_jax.data.pipeline import batches, item_order, spread_items
-from imagen_jax.data.source import BadItem, FilteredItem, Item, captions_of
+from imagen_jax.data.pipeline import batches, item_captions, item_order, spread_items
+from imagen_jax.data.source import BadItem, FilteredItem, Item
 from imagen_jax.errors import UserError
 
 SIZE = 8
@@ -105,14 +105,15 @@ BAD = {2: "a", 3: "a", 9: "b"}
 
 def test_left_out_items_are_replaced_and_counted():
     results = run(Numbered(10, bad=BAD), 10)  # four epochs
-    order, wanted = visited(results), visited(run(Numbered(10), 10))
-    assert [(x, y) for x, y in zip(wanted, order, strict=True) if x not in BAD and x != y] == []
+    order, full_order = visited(results), visited(run(Numbered(10), 10))
+    pairs = list(zip(full_order, order, strict=True))
+    assert all(x == y for x, y in pairs if x not in BAD)
     assert not set(order) & BAD.keys()
-    # What stands in depends on the place: it is not always the same.
-    assert len({y for x, y in zip(wanted, order, strict=True) if x == 2}) > 1
+    # The replacement depends on the position: it is not always the same item.
+    assert len({y for x, y in pairs if x == 2}) > 1
     total = collections.Counter()
     for k, batch in enumerate(results):
-        first_tries = sum(i in BAD for i in wanted[4 * k : 4 * k + 4])
+        first_tries = sum(i in BAD for i in full_order[4 * k : 4 * k + 4])
         assert sum(batch["left_out"]["bad"].values()) >= first_tries
         assert batch["left_out"]["filtered"] == {}
         total.update(batch["left_out"]["bad"])
@@ -132,16 +133,16 @@ def test_left_out_items_are_replaced_and_counted():
                 assert of_parts == whole["left_out"][group]
 
 
-def test_what_remains_is_drawn_evenly():
-    # A third of a large source is gone in one piece, as a lost shard.
-    length, gone = 3000, range(1000, 2000)
-    order = visited(run(Numbered(length, bad=dict.fromkeys(gone, "lost")), 750))
+def test_the_remaining_items_are_drawn_evenly():
+    # A third of a large source is missing in one piece, like a lost shard.
+    length, missing = 3000, range(1000, 2000)
+    order = visited(run(Numbered(length, bad=dict.fromkeys(missing, "lost")), 750))
     counts = collections.Counter(order)
-    assert not counts.keys() & set(gone)
-    assert set(counts) == set(range(length)) - set(gone)  # all of the rest, once at least
-    instead = [n - 1 for n in counts.values()]
+    assert not counts.keys() & set(missing)
+    assert set(counts) == set(range(length)) - set(missing)  # each of the others at least once
+    replacements = [n - 1 for n in counts.values()]
     # 1,000 draws over 2,000 items: a Poisson distribution of mean 1/2.
-    assert sum(instead) == 1000 and max(instead) <= 7
+    assert sum(replacements) == 1000 and max(replacements) <= 7
 
 
 def test_filtered_items_are_counted_apart(caplog):
@@ -152,7 +153,7 @@ def test_filtered_items_are_counted_apart(caplog):
     assert "left out" not in caplog.text
 
 
-def test_nothing_that_can_be_used():
+def test_a_source_without_usable_items_is_an_error():
     for length in (3, 5000):
         for threads in (1, 0):
             bad = Numbered(length, bad=dict.fromkeys(range(length), "x"))
@@ -189,7 +190,7 @@ def test_a_mix_has_its_weights_and_every_part_its_epochs():
         assert len(set(of_a[7 * epoch : 7 * epoch + 7])) == 7
     for epoch in range(5):
         assert len(set(of_b[20 * epoch : 20 * epoch + 20])) == 20
-    # Interleaved, not one after the other.
+    # The parts are interleaved.
     assert all(4 <= sum(c[0] == "a" for c in order[k : k + 8]) <= 8 for k in range(0, 400, 8))
     again = [c for batch in run(mixed, 20, start_index=33) for c in batch["captions"]]
     assert again == order[33 : 33 + 80]
@@ -227,7 +228,7 @@ def test_crops_lie_on_multiples_and_reach_everywhere():
     assert corners == set(itertools.product((0, 2, 4), repeat=2))
 
 
-def test_an_endless_source_is_walked():
+def test_an_endless_source_is_read_in_order():
     source = ShapesSource("train", SIZE, seed=3)
     (batch,) = run(source, 1, start_index=1000)
     assert batch["captions"] == [source.item(1000 + i).caption for i in range(4)]
@@ -257,11 +258,11 @@ def test_errors(settings, message):
         run(Numbered(0), 1)
 
 
-def test_every_caption_that_may_be_drawn_is_told():
+def test_all_captions_that_may_be_drawn_are_listed():
     class Captioned(Numbered):
         def item(self, index):
             return dataclasses.replace(super().item(index), other_captions=("b", "c"))
 
-    assert captions_of(Captioned(3), 2) == ("2", "b", "c")
+    assert item_captions(Captioned(3), 2) == ("2", "b", "c")
     with pytest.raises(BadItem):
-        captions_of(Captioned(3, bad={2: "cut"}), 2)
+        item_captions(Captioned(3, bad={2: "cut"}), 2)

@@ -69,7 +69,7 @@ def test_what_is_written_is_read(tmp_path, compression):
     assert verify(tmp_path) == []
 
 
-def test_threads_read_the_same(tmp_path):
+def test_threads_read_the_same_records(tmp_path):
     write(tmp_path)
     store = RecordStore(tmp_path)
     indices = [random.Random(0).randrange(20) for _ in range(2000)]
@@ -77,8 +77,8 @@ def test_threads_read_the_same(tmp_path):
         assert list(pool.map(store.read, indices)) == [KEPT[i] for i in indices]
 
 
-def test_more_shards_than_a_process_may_have_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_store, "_MOST_OPEN", 3)
+def test_a_store_may_have_more_shards_than_a_process_may_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_store, "_MAX_OPEN", 3)
     write(tmp_path, shard_size=1)
     store, before = RecordStore(tmp_path), len(os.listdir("/dev/fd"))
     order = random.Random(0).choices(range(len(KEPT)), k=200)
@@ -94,35 +94,34 @@ def test_processes_make_the_same_store(tmp_path):
     assert contents(tmp_path / "three") == contents(tmp_path / "alone")
 
 
-def test_what_is_there_is_not_made_again(tmp_path):
-    asked = []
+def test_finished_shards_are_not_made_again(tmp_path):
+    starts = []
 
     def failing(start, stop, notes):
-        asked.append(start)
+        starts.append(start)
         if start == 10:
             raise RuntimeError("no")
         return read(start, stop, notes)
 
-    told = []
     with pytest.raises(RuntimeError):
         write(tmp_path, failing)
     with pytest.raises(UserError, match="not complete"):
         RecordStore(tmp_path)
-    # Of a file that was renamed and not entered, nothing is known: it is made again.
+    # A shard file without an entry may be damaged: it is made again.
     (tmp_path / "shard-00002.array_record").write_bytes(b"half")
     (tmp_path / ".shard-00002.array_record.1.tmp").write_bytes(b"part")
-    again = []
+    later_starts, reported = [], []
     write(
         tmp_path,
-        lambda *a: again.append(a[0]) or read(*a),
-        progress=lambda *done: told.append(done),
+        lambda *a: later_starts.append(a[0]) or read(*a),
+        progress=lambda *done: reported.append(done),
     )
-    assert (asked, again) == ([0, 5, 10], [10, 15, 20])
-    assert told == [(10, 23), (15, 23), (20, 23), (23, 23)]
+    assert (starts, later_starts) == ([0, 5, 10], [10, 15, 20])
+    assert reported == [(10, 23), (15, 23), (20, 23), (23, 23)]
     write(tmp_path / "alone")
     expected = contents(tmp_path / "alone")
     assert {k: v for k, v in contents(tmp_path).items() if k.parent == Path(".")} == expected
-    write(tmp_path, failing)  # complete: nothing is asked for
+    write(tmp_path, failing)  # complete: nothing is read
 
 
 def test_shards_made_one_by_one_are_the_same_store(tmp_path):
@@ -131,13 +130,13 @@ def test_shards_made_one_by_one_are_the_same_store(tmp_path):
     assert begin_store(plan) is None
     shards = [make_shard(plan, i, read) for i in (3, 0, 4, 1, 2)]
     shards.sort(key=lambda shard: shard.file)
-    # Tried again, finished twice, and tried once more by one that comes too late.
-    asked = []
-    assert make_shard(plan, 2, lambda *a: asked.append(a)) == shards[2]
+    # A shard is made again, the store is finished twice, and a shard is made after that.
+    read_calls = []
+    assert make_shard(plan, 2, lambda *a: read_calls.append(a)) == shards[2]
     (tmp_path / "parts" / ".shard-00002.array_record.1.tmp").write_bytes(b"part")
     assert finish_store(plan, shards) == finish_store(plan, shards) == begin_store(plan)
-    assert make_shard(plan, 2, lambda *a: asked.append(a)) == shards[2]
-    assert not asked
+    assert make_shard(plan, 2, lambda *a: read_calls.append(a)) == shards[2]
+    assert not read_calls
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     with pytest.raises(ValueError, match="4 shards"):
         finish_store(plan, shards[1:])
@@ -155,7 +154,7 @@ def test_a_shard_that_differs_from_its_checksum_is_made_again(tmp_path):
     assert make_shard(plan, 1, read) == shard and path.read_bytes() == whole
 
 
-def test_two_make_one_shard_at_the_same_time(tmp_path):
+def test_two_processes_may_make_the_same_shard_at_the_same_time(tmp_path):
     plan = plan_of(tmp_path)
     begin_store(plan)
     both = threading.Barrier(2)
@@ -172,7 +171,7 @@ def test_two_make_one_shard_at_the_same_time(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_machine_that_does_not_see_the_store_says_so(tmp_path):
+def test_a_machine_that_does_not_see_the_store_is_an_error(tmp_path):
     begin_store(plan_of(tmp_path / "here"))
     with pytest.raises(UserError, match="same path"):
         make_shard(plan_of(tmp_path / "there"), 0, read)
@@ -210,7 +209,7 @@ def test_damage_is_found(tmp_path):
     paths[2].write_bytes(flipped)
     assert [line.split(":")[0] for line in verify(tmp_path)] == [p.name for p in paths[:3]]
     store = RecordStore(tmp_path)
-    for index, message in ((0, "not there"), (5, "bytes of"), (9, "00002")):
+    for index, message in ((0, "cannot be opened"), (5, "bytes of"), (9, "00002")):
         with pytest.raises(RecordError, match=message):
             store.read(index)
     assert [store.read(i) for i in range(13, 20)] == KEPT[13:]
@@ -249,7 +248,7 @@ write_shards(StorePlan(sys.argv[1], length=300, shard_size=20, meta={"a": 1}), r
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_killed_at_random_ends_as_one_that_was_not(tmp_path):
+def test_a_job_killed_at_random_writes_the_same_store(tmp_path):
     def start(directory):
         command = [sys.executable, "-c", SLOW_WRITER, str(directory)]
         return subprocess.Popen(command, stdout=subprocess.PIPE)

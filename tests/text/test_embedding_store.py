@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig, MeshConfig, TextConfig
-from imagen_jax.data.pipeline import batches
-from imagen_jax.data.source import BadItem, captions_of, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.pipeline import batches, item_captions
+from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.placement import BatchRows
@@ -248,7 +249,7 @@ def test_sources_give_captions_without_pictures():
     for split in ("train", "held_out"):
         source = load_source(DataConfig(), split, 8)
         for index in range(50):
-            assert captions_of(source, index) == (source.item(index).caption,)
+            assert item_captions(source, index) == (source.item(index).caption,)
 
 
 def test_an_encoder_with_damaged_weights_is_stopped(tmp_path):

@@ -14,7 +14,8 @@ from imagen_jax.config import (
     TextConfig,
     TrainConfig,
 )
-from imagen_jax.data.source import Item, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.source import Item
 from imagen_jax.models import EfficientUNetConfig, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import open_stage

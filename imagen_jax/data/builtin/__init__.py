@@ -1,1 +1,1 @@
-"""Sets of pictures that need no download."""
+"""Built-in sources of pictures, which need no download."""

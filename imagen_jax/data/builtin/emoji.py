@@ -1,8 +1,8 @@
 """Pictures and names of the system's Noto Color Emoji font.
 
-The pictures are 136x128 PNG bitmaps in the font's CBDT table. A sequence of code points (a flag,
-a skin tone, a family) is drawn by the glyph that the ligatures of the GSUB table join it to. The
-names are those of Unicode CLDR, by the `emoji` package.
+The pictures are 136x128 PNG bitmaps in the font's CBDT table. For a sequence of code points (a
+flag, a skin tone, a family), the ligatures of the GSUB table give the glyph. The names are those of
+Unicode CLDR, from the package `emoji`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FONT_PATHS = (
     "~/Library/Fonts/NotoColorEmoji.ttf",
 )
 HELD_OUT_SHARE = 0.05
-# One for which the large families (flags, keycaps, plain people) are trained on.
-SALT = "emoji17/"
+# Chosen so that the large families (flags, keycaps, people) are in the training split.
+_SALT = "emoji17/"
 
 _REMEDY = (
     "install it (Debian and Ubuntu: apt-get install fonts-noto-color-emoji) or set "
@@ -44,15 +44,16 @@ _BLACK_FLAG = "\U0001f3f4"
 _WHITE_FLAG = "\U0001f3f3"
 _SKIN_TONES = "".join(map(chr, range(0x1F3FB, 0x1F400)))
 _HAIR = "".join(map(chr, range(0x1F9B0, 0x1F9B4)))
-# What makes a variant of a base: presentation, skin, sex, direction ("facing right"), hair.
+# What distinguishes the variants of a base emoji: presentation, skin tone, sex, direction ("facing
+# right"), hair.
 _VARIANTS = re.compile(f"{_VARIATION}|[{_SKIN_TONES}]|{_JOINER}[\u2640\u2642\u27a1{_HAIR}]")
-# Emoji with a code point for each sex or age of one thing, all taken to the first of a word.
+# Emoji with a code point for each sex or age; all of one word are mapped to its first character.
 _SAME = {
     ord(other): same[0]
     for same in ("🧑👨👩👱🧔", "🧒👦👧", "🧓👴👵", "🤴👸🫅", "🕺💃", "🫄🫃🤰", "👲👳🧕", "🚹🚺")
     for other in same[1:]
 }
-# A whole in one code point that also exists as a sequence of its parts.
+# Single code points that also exist as a sequence of code points.
 _WHOLES = {
     "🤝": "🫱‍🫲",
     "💏": "🧑‍❤‍💋‍🧑",
@@ -68,9 +69,9 @@ class EmojiSource:
     """Every named bitmap of the font, on white.
 
     Args:
-      path: the font file; empty searches the usual places.
-      split: a base emoji with all its skin tones, sexes and directions is on one side; so are all
-        flags. "held_out" is about 5 % of the bases, by hash.
+      path: the font file; empty: search the usual places.
+      split: a base emoji with all its skin tones, sexes and directions is in one split; so are all
+        flags. "held_out" has about 5 % of the base emoji, chosen by hash.
       image_size: side of the pictures.
 
     Raises:
@@ -85,7 +86,7 @@ class EmojiSource:
         self._items = [
             (clean_name(name, sequence), png)
             for sequence, name, png in glyphs
-            if (hash01(SALT + family(sequence)) < HELD_OUT_SHARE) == (split == "held_out")
+            if is_held_out(sequence) == (split == "held_out")
         ]
         self._pictures: dict[int, np.ndarray] = {}
 
@@ -93,22 +94,22 @@ class EmojiSource:
         return len(self._items)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Those of an item, without its picture."""
+        """The captions of an item, without decoding its picture."""
         return (self._items[index][0],)
 
     def item(self, index: int) -> Item:
         caption, png = self._items[index]
-        # Two threads may decode one picture at the same time; both come to the same.
+        # Two threads may decode the same picture at the same time, with the same result.
         if index not in self._pictures:
             square = decode_bitmap(png)
-            # Kept no larger than the font has it: all of them stay in memory.
+            # Not enlarged here, because all pictures stay in memory.
             smaller = min(self.image_size, square.shape[0])
             self._pictures[index] = resize_uint8(square, smaller, smaller)
         return Item(resize_uint8(self._pictures[index], self.image_size, self.image_size), caption)
 
 
 def find_font(path: str = "") -> str:
-    """The path of the font file. Raises UserError where there is none."""
+    """The path of the font file. Raises UserError if it is not found."""
     if path:
         if os.path.isfile(os.path.expanduser(path)):
             return os.path.expanduser(path)
@@ -120,10 +121,10 @@ def find_font(path: str = "") -> str:
 
 
 def read_font(path: str) -> list[tuple[str, str, bytes]]:
-    """Reads (sequence of code points, CLDR name, PNG) of each named bitmap, by sequence.
+    """Reads (sequence of code points, CLDR name, PNG) of each named bitmap, sorted by sequence.
 
     Raises:
-      UserError: the file is no font or has no colour bitmaps.
+      UserError: the file is not a font or has no colour bitmaps.
     """
     from emoji import EMOJI_DATA
     from fontTools.ttLib import TTFont, TTLibError
@@ -145,7 +146,7 @@ def read_font(path: str) -> list[tuple[str, str, bytes]]:
             glyph = glyphs[0] if len(glyphs) == 1 else ligatures.get(glyphs, "")
             if glyph not in bitmaps:
                 continue
-            # Some flags are shared; the country has a shorter name than its territories.
+            # Countries share flags with their territories; the country has the shorter name.
             name = data["en"]
             if glyph not in named or len(name) < len(named[glyph][1]):
                 named[glyph] = (plain, name)
@@ -176,7 +177,7 @@ def clean_name(name: str, sequence: str) -> str:
 
 
 def family(sequence: str) -> str:
-    """What the variants of one base emoji have in common."""
+    """A key that all variants of one base emoji share."""
     if _is_regional(sequence[0]) or sequence[0] in (_BLACK_FLAG, _WHITE_FLAG):
         return "flag"
     if sequence[-1] == _KEYCAP:
@@ -191,12 +192,17 @@ def family(sequence: str) -> str:
     return base
 
 
+def is_held_out(sequence: str) -> bool:
+    """Whether an emoji is in the held-out split."""
+    return hash01(_SALT + family(sequence)) < HELD_OUT_SHARE
+
+
 def _is_regional(character: str) -> bool:
     return "\U0001f1e6" <= character <= "\U0001f1ff"
 
 
 def _ligatures(table: object) -> dict[tuple[str, ...], str]:
-    """Sequence of glyphs to the glyph that draws it, of all lookups."""
+    """From a sequence of glyphs to the glyph that draws it, over all lookups of the table."""
     found: dict[tuple[str, ...], str] = {}
     for subtable in itertools.chain.from_iterable(
         lookup.SubTable for lookup in table.LookupList.Lookup

@@ -1,8 +1,8 @@
-"""The emoji as a TFDS data set, so that other programs can read them with `tfds`.
+"""The emoji as a TFDS data set, which other programs can read with `tfds`.
 
     python -m imagen_jax.data.builtin.emoji_tfds ~/tensorflow_datasets
 
-Written as ArrayRecord, which needs no TensorFlow. Splits: "train" and "held_out".
+The set is written as ArrayRecord, which needs no TensorFlow. Its splits are "train" and "held_out".
 """
 
 from __future__ import annotations
@@ -13,25 +13,17 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from imagen_jax.data.builtin.emoji import (
-    HELD_OUT_SHARE,
-    SALT,
-    clean_name,
-    family,
-    find_font,
-    read_font,
-)
-from imagen_jax.data.source import hash01
+from imagen_jax.data.builtin.emoji import clean_name, find_font, is_held_out, read_font
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Every named bitmap of Noto Color Emoji, with its alpha channel, and its name.
 
-    Splits as EmojiSource does: variants of one emoji are on one side.
+    The splits are those of EmojiSource: all variants of one emoji are in one split.
 
     Args:
-      font: the font file (empty: search the usual places).
-      data_dir: where data sets lie.
+      font: the font file; empty: search the usual places.
+      data_dir: folder of data sets.
     """
 
     name = "noto_emoji"
@@ -60,23 +52,14 @@ class Emoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: _examples(glyphs, split) for split in ("train", "held_out")}
 
     def _generate_examples(self):
-        raise NotImplementedError("the splits are given above")
+        raise NotImplementedError("_split_generators returns the examples")
 
 
 def _examples(glyphs: list[tuple[str, str, bytes]], split: str) -> Iterator:
-    wanted = split == "held_out"
-    number = 0
-    for sequence, name, png in glyphs:
-        if (hash01(SALT + family(sequence)) < HELD_OUT_SHARE) == wanted:
-            yield (
-                number,
-                {
-                    "image": io.BytesIO(png),
-                    "caption": clean_name(name, sequence),
-                    "sequence": sequence,
-                },
-            )
-            number += 1
+    of_split = (glyph for glyph in glyphs if is_held_out(glyph[0]) == (split == "held_out"))
+    for number, (sequence, name, png) in enumerate(of_split):
+        caption = clean_name(name, sequence)
+        yield number, {"image": io.BytesIO(png), "caption": caption, "sequence": sequence}
 
 
 if __name__ == "__main__":

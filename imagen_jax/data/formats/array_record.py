@@ -9,51 +9,63 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from imagen_jax.data.records import Record, stamp
+from imagen_jax.config import SourceConfig
+from imagen_jax.data.formats.files import record_stamps
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
-from imagen_jax.stores.store import RecordError, RecordStore
+from imagen_jax.stores.store import MissingShardError, RecordError, RecordStore
 
+# Entry `content` in the manifest of a store of pictures.
 CONTENT = "pictures"
 
 
 class PreparedRecords:
     """The records of a store of pictures.
 
+    Args:
+      config: `path` is the directory of the store.
+
     Attributes:
-      home: see `Records`.
-      skipped: nothing, as what could not be read was left out when the store was made.
+      folder: see `Records`.
+      skipped: always empty, since unreadable pictures were left out when the store was made.
 
     Raises:
-      UserError: there is no complete store, or one of something else.
+      UserError: there is no complete store, or it does not hold pictures.
     """
 
-    def __init__(self, path: str):
-        if not path:
-            raise UserError("config.data.path is empty; set it to what prepare_data wrote")
-        self.home = Path(os.path.expanduser(path))
-        self._store = RecordStore(self.home)
+    def __init__(self, config: SourceConfig):
+        if not config.path:
+            raise UserError("config.data.path is empty; set it to the store that prepare_data made")
+        self.folder = Path(os.path.expanduser(config.path))
+        self._store = RecordStore(self.folder)
         content = self._store.manifest.meta.get("content")
         if content != CONTENT:
-            raise UserError(f"config.data.path={path} is a store of {content!r}, not of pictures")
+            raise UserError(
+                f"config.data.path={config.path} is a store of {content!r}, not of pictures"
+            )
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
         return len(self._store)
 
     def stamps(self) -> np.ndarray:
-        return stamp((shard.sha256, shard.count) for shard in self._store.manifest.shards)
+        return record_stamps((shard.sha256, shard.count) for shard in self._store.manifest.shards)
+
+    def head(self, index: int, size: int) -> bytes:
+        return self.record(index).image
 
     def record(self, index: int) -> Record:
         try:
             return decode_record(self._store.read(index))
         except RecordError as error:
-            kind = "shard is gone" if "not there" in str(error) else "damaged shard"
+            is_missing = isinstance(error, MissingShardError)
+            kind = "shard is gone" if is_missing else "damaged shard"
             raise BadItem(str(error), kind) from error
 
 
 def encode_record(record: Record) -> bytes:
-    """A record as MessagePack, the same bytes for the same record."""
+    """A record as MessagePack; equal records give equal bytes."""
     values = {"key": record.key, "image": record.image, "captions": list(record.captions)}
     if record.score is not None:
         values["score"] = record.score
@@ -61,7 +73,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """The inverse. Raises BadItem if the bytes are no record."""
+    """The inverse of `encode_record`. Raises BadItem if the bytes are not a record."""
     try:
         values = msgpack.unpackb(data)
         return Record(
@@ -71,4 +83,4 @@ def decode_record(data: bytes) -> Record:
             score=values.get("score"),
         )
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
-        raise BadItem(f"no record of a picture ({error})", "damaged record") from error
+        raise BadItem(f"not a record of a picture ({error})", "damaged record") from error

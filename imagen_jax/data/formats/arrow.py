@@ -1,56 +1,46 @@
-"""Arrow files, such as Hugging Face's `datasets.save_to_disk` writes: memory-mapped, at random."""
+"""Arrow files, such as `save_to_disk` of Hugging Face's `datasets` writes, read memory-mapped."""
 
 from __future__ import annotations
 
-import bisect
 import collections
 import itertools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.records import (
-    Record,
-    captions_of,
-    choose_image_field,
-    file_stamp,
-    find_files,
-    home_of,
-    score_of,
-    stamp,
-)
-from imagen_jax.data.source import BadItem
+from imagen_jax.data.formats.fields import choose_image_field
+from imagen_jax.data.formats.files import file_stamp, find_files, folder_of, record_stamps
+from imagen_jax.data.formats.tables import import_pyarrow, row_to_record
+from imagen_jax.data.parts import locate
+from imagen_jax.data.records import Record
 from imagen_jax.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow
 
 _WHAT = "a folder that datasets.save_to_disk wrote"
 
 
 class ArrowRecords:
-    """The rows of Arrow files. The files stay mapped: no row is in memory before it is read.
+    """The rows of Arrow files. The files stay mapped; a row is in memory only once it is read.
 
     Args:
-      config: `path` is a folder; of a saved DatasetDict the one of `split` in it is read.
+      config: `path` is a folder; of a saved DatasetDict, the part named by `split` is read.
 
     Attributes:
-      home: see `Records`.
+      folder: see `Records`.
       skipped: files that cannot be read.
 
     Raises:
-      UserError: there are no files, or not the columns asked for; pyarrow is not installed.
+      UserError: there are no files, or they lack the picture column; pyarrow is not installed.
     """
 
     def __init__(self, config: SourceConfig):
         import_pyarrow()
         self._config = config
-        self.home = home_of(config.path)
-        self._folder = _choose_split(config)
+        self.folder = folder_of(config.path)
+        self._split_folder = _choose_split(config)
         self._open()
         self.skipped: collections.Counter[str] = collections.Counter()
         if self._unreadable:
@@ -62,13 +52,13 @@ class ArrowRecords:
     def _open(self) -> None:
         pa = import_pyarrow()
         self._tables, self._paths, self._unreadable = [], [], 0
-        for path in _data_files(self._folder):
+        for path in _data_files(self._split_folder):
             try:
                 mapped = pa.memory_map(str(path))
                 try:
                     table = pa.ipc.open_stream(mapped).read_all()
                 except pa.ArrowInvalid:
-                    # The other of Arrow's two layouts, which has an index at its end.
+                    # Arrow's other layout, which has an index at the end of the file.
                     table = pa.ipc.open_file(mapped).read_all()
             except (OSError, pa.ArrowException):
                 self._unreadable += 1
@@ -88,83 +78,22 @@ class ArrowRecords:
         return self._ends[-1] if self._ends else 0
 
     def stamps(self) -> np.ndarray:
-        return stamp(
-            (f"{self._field} {file_stamp(path, self.home)}", table.num_rows)
+        return record_stamps(
+            (f"{self._field} {file_stamp(path, self.folder)}", table.num_rows)
             for path, table in zip(self._paths, self._tables, strict=True)
         )
 
+    def head(self, index: int, size: int) -> bytes:
+        return self.record(index).image
+
     def record(self, index: int) -> Record:
-        number = bisect.bisect_right(self._ends, index)
-        table = self._tables[number]
-        within = index - (self._ends[number] - table.num_rows)
-        return row_to_record(
-            table.slice(within, 1), f"row {index}", self._field, self._config, self._folder
-        )
-
-
-def row_to_record(
-    row: pyarrow.Table, key: str, image_field: str, config: SourceConfig, folder: Path
-) -> Record:
-    """The record in a table of one row. Pictures are bytes, or a struct of `bytes` and `path`.
-
-    Raises:
-      BadItem: it has no picture, or text that cannot be read.
-    """
-    columns = {}
-    for name, column in zip(row.column_names, row.columns, strict=True):
-        try:
-            columns[name] = column_values(column)[0]
-        except UnicodeDecodeError as error:
-            raise BadItem(f"{key}: column {name}: {error}", "text is not UTF-8") from error
-    image = columns.pop(image_field)
-    if isinstance(image, dict):
-        path, image = image.get("path"), image.get("bytes")
-        if image is None and path:
-            image = read_beside(folder, path, key)
-    if not isinstance(image, bytes):
-        raise BadItem(f"{key} has no picture", "no picture")
-    return Record(
-        key=key,
-        image=image,
-        captions=captions_of(columns, config.caption_fields),
-        score=score_of(columns, config.score_field),
-    )
-
-
-def import_pyarrow() -> Any:
-    """The module. Raises UserError if it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError as error:
-        raise UserError(
-            "this source needs pyarrow: pip install 'imagen-jax[data]' (or pip install pyarrow)"
-        ) from error
-    return pyarrow
-
-
-def column_values(column: pyarrow.ChunkedArray) -> list[Any]:
-    """A column as Python's objects; strings, which may be other bytes than UTF-8, as bytes.
-
-    Raises:
-      UnicodeDecodeError: such bytes are deeper in the column.
-    """
-    pa = import_pyarrow()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        column = column.cast(binary)
-    return column.to_pylist()
-
-
-def read_beside(folder: Path, path: str, key: str) -> bytes:
-    """The picture that a row names. Raises BadItem if it cannot be read."""
-    try:
-        return (folder / path).read_bytes()
-    except OSError as error:
-        raise BadItem(f"{key}: {error}", "file is gone") from error
+        number, within = locate(self._ends, index)
+        row = self._tables[number].slice(within, 1)
+        return row_to_record(row, f"row {index}", self._field, self._config, self._split_folder)
 
 
 def _choose_split(config: SourceConfig) -> Path:
+    """The folder that `split` names in a saved DatasetDict; else the folder itself."""
     root = Path(os.path.expanduser(config.path))
     if config.path and (root / "dataset_dict.json").is_file():
         names = json.loads((root / "dataset_dict.json").read_text())["splits"]
@@ -178,7 +107,7 @@ def _choose_split(config: SourceConfig) -> Path:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """As the dataset lists them, or all there are."""
+    """The files that the dataset lists; without a list, all Arrow files of the folder."""
     state = folder / "state.json"
     if state.is_file():
         return [folder / file["filename"] for file in json.loads(state.read_text())["_data_files"]]

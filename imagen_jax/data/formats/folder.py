@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import collections
 import json
-import logging
 import os
 from pathlib import Path
 
 import numpy as np
 
-from imagen_jax.data.records import Record, clean_caption, file_stamp, stamp
+from imagen_jax.data.formats.fields import clean_caption
+from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, record_stamps
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem, hash01
 from imagen_jax.errors import UserError
 
-EXTENSIONS = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
 METADATA = "metadata.jsonl"
 HELD_OUT_SHARE = 0.05
-# A folder with fewer pictures is too small to spare any: both splits are then all of it.
+# With fewer pictures, each split is the whole folder.
 HELD_OUT_MINIMUM = 100
 
 _LAYOUT = (
@@ -37,22 +25,25 @@ _LAYOUT = (
     'line {"file_name": "picture.jpg", "text": "the caption"} for each picture'
 )
 
-logger = logging.getLogger(__name__)
-
 
 class FolderRecords:
     """Pictures below a folder, in the order of their paths.
 
-    Pictures without a caption are left out and counted in `skipped` (reason: number). Pictures
-    are opened when an item is asked for; one that cannot be decoded raises BadItem then.
+    Pictures without a caption are left out and counted in `skipped`. A picture is opened only when
+    it is read, and raises BadItem then if it cannot be.
 
     Args:
       path: the folder. Pictures in folders below it are found too.
-      split: of at least 100 pictures, those whose path hashes below 5 % are "held_out", so that
-        adding pictures moves none across. A smaller folder is the same in both splits. None: all.
+      split: "train", "held_out", or None for all pictures. Of at least 100 pictures, those whose
+        path hashes below 5 % are held out, so that added pictures move no other to another split.
+        With fewer, each split is the whole folder.
+
+    Attributes:
+      folder: see `Records`.
+      skipped: see `Records`.
 
     Raises:
-      UserError: there is no such folder, or no picture with a caption in it.
+      UserError: the folder does not exist, or has no picture with a caption.
     """
 
     def __init__(self, path: str, split: str | None):
@@ -73,9 +64,7 @@ class FolderRecords:
                 f"config.data.path={path} has no picture with a caption"
                 f" ({reasons or 'no picture at all'}); {_LAYOUT}"
             )
-        for reason, number in self.skipped.items():
-            logger.warning("%s: %d skipped: %s", path, number, reason)
-        self._root = root
+        self.folder = root
         if split is not None and len(captions) >= HELD_OUT_MINIMUM:
             captions = {
                 file: caption
@@ -89,27 +78,27 @@ class FolderRecords:
 
     def record(self, index: int) -> Record:
         file, caption = self._items[index]
-        key = os.path.relpath(file, self._root)
+        key = os.path.relpath(file, self.folder)
+        return Record(key, self._read(file), (caption,))
+
+    def stamps(self) -> np.ndarray:
+        return record_stamps((file_stamp(file, self.folder), 1) for file, _ in self._items)
+
+    def head(self, index: int, size: int) -> bytes:
+        file, _ = self._items[index]
+        return self._read(file, size)
+
+    def _read(self, file: Path, size: int = -1) -> bytes:
         try:
-            return Record(key, file.read_bytes(), (caption,))
+            with open(file, "rb") as stream:
+                return stream.read(size)
         except FileNotFoundError as error:
             raise BadItem(f"{file}: {error}", "file is gone") from error
         except OSError as error:
             raise BadItem(f"{file}: {error}", "file cannot be read") from error
 
-    @property
-    def home(self) -> Path:
-        return self._root
-
-    def stamps(self) -> np.ndarray:
-        return stamp((file_stamp(file, self._root), 1) for file, _ in self._items)
-
-    def head(self, index: int, size: int) -> bytes:
-        with open(self._items[index][0], "rb") as file:
-            return file.read(size)
-
     def _find_captions(self, root: Path) -> dict[Path, str]:
-        """Every picture with its caption, by path; counts what it leaves out."""
+        """Every picture with its caption, by path; counts in `skipped` what it leaves out."""
         listed: dict[Path, str] = {}
         beside: dict[Path, str] = {}
         pictures: set[Path] = set()
@@ -129,7 +118,7 @@ class FolderRecords:
             del listed[file]
             self.skipped["lines whose picture is missing"] += 1
         captions = beside | listed
-        # Adding zero would make an entry.
+        # Zero is not counted, since it would add an entry.
         if missing := len(pictures - captions.keys()):
             self.skipped["pictures without a caption"] = missing
         if empty := sum(not caption for caption in captions.values()):
@@ -146,7 +135,7 @@ class FolderRecords:
                 except (ValueError, KeyError, TypeError, AttributeError):
                     self.skipped[f"lines of {METADATA} without file_name and text"] += 1
                     continue
-                # The picture may lie in another folder.
+                # The picture may lie in a folder below or beside.
                 captions[Path(os.path.normpath(folder / name))] = " ".join(words)
         return captions
 

@@ -1,44 +1,47 @@
-"""Where the items of a large file lie in it: looked for once, then stored.
+"""Stored indices of large files: where each item lies in its file.
 
-The index of a file is a table of 64-bit integers, one row an item, and bytes that the rows may
-point to, in a file of its own in the folder `.imagen_jax` beside the indexed file, or below the
-user's cache directory where that folder cannot be written. One row is read when one item is:
-nothing is kept in memory, whatever the size of the set.
+Each file is scanned once. Its index is a table of 64-bit integers with one row an item, and bytes
+that the rows may refer to. It is stored in a file of its own, in the folder `.imagen_jax` beside
+the indexed file, or in the user's cache where that folder cannot be written. Reading an item reads
+one row from disk. Nothing is kept in memory, however large the set is.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
-import os
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 
-from imagen_jax.data.source import BadItem
-from imagen_jax.files import write_atomically
+from imagen_jax.data.formats.files import (
+    cache_paths,
+    file_stamp,
+    read_range,
+    record_stamps,
+    write_cache,
+)
+from imagen_jax.data.parts import locate
 from imagen_jax.progress import ProgressLine
 
 FORMAT = 2
-FOLDER = ".imagen_jax"
-# Format, size and time of the indexed file, items left out, whether it is cut short, rows, columns,
-# bytes behind the rows.
+# Integers before the rows: the format, size and time of the indexed file, items without a picture
+# or caption, whether the file is cut short, rows, columns, and bytes after the rows.
 _HEADER = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What one file holds.
+    """The index of one file before it is stored.
 
     Attributes:
       rows: `[N, C]` int64.
-      left_out: items without what makes an item (a caption, say).
-      is_cut: the file ends before its format says that it does.
-      extra: bytes that the rows may point to.
+      left_out: incomplete items, for example those without a caption.
+      is_cut: whether the file ends earlier than its format says.
+      extra: bytes that the rows may refer to.
     """
 
     rows: np.ndarray
@@ -49,7 +52,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The stored table of one file; a row is read from disk when it is asked for."""
+    """The stored index of one file; each row is read from disk when it is needed."""
 
     path: Path
     stored: Path
@@ -59,128 +62,124 @@ class Index:
     is_cut: bool
 
     def row(self, index: int) -> tuple[int, ...]:
-        """Row `index`. Raises BadItem if the index is gone."""
+        """Row `index`. Raises BadItem if the stored index is gone."""
         width = 8 * self.columns
         data = read_range(self.stored, 8 * _HEADER + index * width, width, "index is gone")
         return tuple(np.frombuffer(data, "<i8").tolist())
 
     def extra(self, offset: int, size: int) -> bytes:
-        """Bytes of the table's `extra`. Raises BadItem if the index is gone."""
+        """Bytes of the table's `extra`. Raises BadItem if the stored index is gone."""
         start = 8 * (_HEADER + self.length * self.columns)
         return read_range(self.stored, start + offset, size, "index is gone")
 
 
+@dataclasses.dataclass(frozen=True)
+class IndexedFiles:
+    """The items of several indexed files, one file after the other.
+
+    Attributes:
+      indices: of the files that can be read.
+      unreadable: the number of files that cannot be read.
+      ends: for each index, the number of items up to its last one.
+    """
+
+    indices: tuple[Index, ...]
+    unreadable: int
+    ends: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    @property
+    def num_cut(self) -> int:
+        """Files that end earlier than their format says."""
+        return sum(index.is_cut for index in self.indices)
+
+    def locate(self, index: int) -> tuple[Index, int]:
+        """The file of an item, and the item's row in the index of that file."""
+        number, row = locate(self.ends, index)
+        return self.indices[number], row
+
+    def stamps(self, folder: Path, settings: str) -> np.ndarray:
+        """One stamp an item: `[len]` uint64, see `Records`.
+
+        Args:
+          folder: of the set.
+          settings: of the config, if other settings give other pictures.
+        """
+        return record_stamps(
+            (f"{settings} {file_stamp(index.path, folder)}", index.length) for index in self.indices
+        )
+
+
 def load_indices(
     paths: list[Path], kind: str, columns: int, build: Callable[[Path], Table]
-) -> tuple[list[Index], int]:
-    """The indices of files; those that are missing or out of date are built first.
+) -> IndexedFiles:
+    """The indices of files, in the order of the paths; missing and outdated ones are built.
 
     Args:
       paths: of the files.
       kind: what is indexed, part of the name of the stored file.
       columns: of the tables.
-      build: looks through one file.
-
-    Returns:
-      The indices in the order of the paths without those of files that cannot be read, and the
-      number of these.
+      build: scans one file; raises OSError if it cannot be read.
     """
     found = {path: _load(path, kind, columns) for path in paths}
     missing = [path for path, index in found.items() if index is None]
     if missing:
         progress = ProgressLine("files indexed")
         progress(0, len(missing))
-        # Other processes may be at work on the same files: each begins with others, and finds done
-        # what the rest have done.
+        # Other processes may index the same files. In random order they share the work: each skips
+        # what another has finished.
         random.shuffle(missing)
-        # Mostly waiting for the disk or the network.
+        # The threads mostly wait for the disk or the network.
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            made = pool.map(lambda path: _make(path, kind, columns, build), missing)
-            for done, (path, index) in enumerate(zip(missing, made, strict=True), 1):
+            built = pool.map(lambda path: _build(path, kind, columns, build), missing)
+            for done, (path, index) in enumerate(zip(missing, built, strict=True), 1):
                 found[path] = index
                 progress(done, len(missing))
-    indices = [index for index in found.values() if index is not None]
-    return indices, len(paths) - len(indices)
+    indices = tuple(index for index in found.values() if index is not None)
+    ends = tuple(itertools.accumulate(index.length for index in indices))
+    return IndexedFiles(indices, len(paths) - len(indices), ends)
 
 
-def read_range(path: Path, offset: int, size: int, gone: str = "shard is gone") -> bytes:
-    """`size` bytes at `offset`. The file is opened anew, so that any number of them can be used.
-
-    Raises:
-      BadItem: it is not there (of kind `gone`), or ends before.
-    """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size, offset)
-            # A single call reads 2 GiB at most, and network file systems may give less.
-            while len(data) < size and (
-                more := os.pread(file.fileno(), size - len(data), offset + len(data))
-            ):
-                data += more
-    except FileNotFoundError as error:
-        raise BadItem(f"{path}: {error}", gone) from error
-    except OSError as error:
-        raise BadItem(f"{path}: {error}", "file cannot be read") from error
-    if len(data) < size:
-        raise BadItem(f"{path} ends before byte {offset + size}", "shard is cut short")
-    return data
-
-
-def _stamp(path: Path) -> tuple[int, int]:
+def _size_and_time(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def places(path: Path, kind: str) -> tuple[Path, Path]:
-    """Where the index of a file may lie: beside it, or in the cache."""
-    absolute = path.resolve()
-    name = hashlib.blake2b(str(absolute).encode(), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        absolute.parent / FOLDER / f"{path.name}.{kind}",
-        cache / "imagen_jax" / "offsets" / f"{name}.{kind}",
-    )
-
-
 def _load(path: Path, kind: str, columns: int) -> Index | None:
-    for stored in places(path, kind):
+    """The stored index of a file; None if there is none, or it is outdated or damaged."""
+    for stored in cache_paths(path, kind):
         try:
             with open(stored, "rb") as file:
                 data = file.read(8 * _HEADER)
-            size = stored.stat().st_size
-            stamp = _stamp(path)
+            stored_size = stored.stat().st_size
+            size_and_time = _size_and_time(path)
         except OSError:
             continue
         if len(data) < 8 * _HEADER:
             continue
         header = np.frombuffer(data, "<i8").tolist()
-        if header[:3] != [FORMAT, *stamp]:
+        if header[:3] != [FORMAT, *size_and_time]:
             continue
         left_out, is_cut, length, stored_columns, extra = header[3:]
-        whole = size == 8 * (_HEADER + length * columns) + extra
-        if whole and stored_columns == columns:
+        is_whole = stored_size == 8 * (_HEADER + length * columns) + extra
+        if is_whole and stored_columns == columns:
             return Index(path, stored, columns, length, left_out, bool(is_cut))
     return None
 
 
-def _make(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) -> Index | None:
+def _build(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) -> Index | None:
+    """Builds and stores the index of a file; None if the file cannot be read."""
     if index := _load(path, kind, columns):
         return index
     try:
-        stamp = _stamp(path)
+        size_and_time = _size_and_time(path)
         table = build(path)
     except OSError:
         return None
     rows = table.rows.reshape(-1, columns).astype("<i8")
-    numbers = (FORMAT, *stamp, table.left_out, table.is_cut, len(rows), columns, len(table.extra))
-    data = np.array(numbers, "<i8").tobytes() + rows.tobytes() + table.extra
-    beside, cached = places(path, kind)
-    for stored in (beside, cached):
-        try:
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(epath.Path(stored), data)
-            break
-        except OSError:
-            if stored is cached:
-                raise
+    header = (table.left_out, table.is_cut, len(rows), columns, len(table.extra))
+    data = np.array((FORMAT, *size_and_time, *header), "<i8").tobytes()
+    write_cache(path, kind, data + rows.tobytes() + table.extra)
     return _load(path, kind, columns)

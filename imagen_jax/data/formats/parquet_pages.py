@@ -1,11 +1,17 @@
-"""Where each value of a Parquet column lies in its file, so that one is read without the others.
+"""Finds each value of a Parquet column in its file, so that it can be read without the others.
 
-A column chunk is a row of pages. A page is compressed as a whole, and holds up to thousands of
-pictures; but Snappy, what nearly every writer of Parquet uses, compresses blocks of 64 KiB by
-themselves, and a run of such blocks, with its length before it, is a whole Snappy stream again. So
-of a page without compression only the picture is read, of one with Snappy the blocks that it lies
-in, and of another the page. Layouts and numbers are those of the Parquet format and of Snappy's
-format_description.txt.
+A column chunk is a sequence of pages. A page is compressed as a whole and holds up to thousands of
+pictures. Snappy, which nearly all writers of Parquet use, compresses blocks of 64 KiB
+independently, and a run of such blocks with its length in front is a valid Snappy stream.
+Therefore:
+
+- from an uncompressed page, only the picture is read;
+- from a page with Snappy, only the blocks that contain the picture;
+- from a page with another compression, the whole page.
+
+Layouts and constants come from the Parquet format and from Snappy's format_description.txt.
+
+PLACEHOLDER_FIGURE
 """
 
 from __future__ import annotations
@@ -17,23 +23,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imagen_jax.data.formats.offsets import read_range
+from imagen_jax.data.formats.files import read_range
 
 CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD", "BROTLI")
+# Bytes of an uncompressed Snappy block.
 _BLOCK = 1 << 16
+# Types of pages: data of the first format, a dictionary, data of the second format.
 _DATA, _DICTIONARY, _DATA_2 = 0, 2, 3
+# Encodings of values.
 _PLAIN, _DICTIONARY_ENCODINGS = 0, (2, 8)
 
 
-class OtherLayout(ValueError):
-    """The column is stored in a way that is not read here, or is damaged."""
+class UnsupportedLayout(ValueError):
+    """The column is damaged, or stored in a way that this module does not read."""
 
 
-class Place(NamedTuple):
-    """One value: `size` bytes from `skip` of a piece of the file.
+class ValuePlace(NamedTuple):
+    """Where one value lies: in a piece of the file, which has to be decompressed.
 
-    The piece has `stored` bytes in the file at `offset`, and `plain` bytes when decompressed;
-    `codec` is a place in CODECS. `size` is -1 for a null.
+    Attributes:
+      offset: of the piece in the file.
+      stored: bytes of the piece in the file.
+      plain: bytes of the piece after decompression.
+      skip: bytes before the value in the decompressed piece.
+      size: bytes of the value; -1 for a null.
+      codec: index of the compression in CODECS.
     """
 
     offset: int
@@ -44,15 +58,15 @@ class Place(NamedTuple):
     codec: int
 
 
-NULL = Place(0, 0, 0, 0, -1, 0)
+NULL = ValuePlace(0, 0, 0, 0, -1, 0)
 
 
-def read_place(path: Path, place: Place) -> bytes:
-    """The bytes of a value that is not null.
+def read_value(path: Path, place: ValuePlace) -> bytes:
+    """Reads a value that is not null.
 
     Raises:
       BadItem: the file is gone or has become shorter.
-      OSError, ArrowException: it has other contents now.
+      OSError, ArrowException: the contents of the file have changed.
     """
     if place.size == 0:
         return b""
@@ -61,33 +75,33 @@ def read_place(path: Path, place: Place) -> bytes:
     return plain[place.skip : place.skip + place.size]
 
 
-def is_page(place: Place) -> bool:
-    """Whether the piece is a whole page, which other values lie in too."""
+def is_whole_page(place: ValuePlace) -> bool:
+    """Whether the piece is a whole page, which also holds other values."""
     return CODECS[place.codec] not in ("UNCOMPRESSED", "SNAPPY")
 
 
-def locate_values(path: Path, chunk: Any, max_definition_level: int) -> list[Place]:
-    """The places of all values of a column chunk of byte arrays that are not repeated.
+def locate_values(path: Path, chunk: Any, max_definition_level: int) -> list[ValuePlace]:
+    """The places of all values in a column chunk of byte arrays that are not repeated.
 
     Args:
       path: of the file.
       chunk: pyarrow's ColumnChunkMetaData.
-      max_definition_level: of the column: how often it can be null, with its parents.
+      max_definition_level: of the column: how many of it and its parents can be null.
 
     Raises:
-      OtherLayout: see there.
+      UnsupportedLayout: the chunk is damaged or stored in an unsupported way.
       BadItem: the file ends before the chunk does.
     """
     if chunk.compression not in CODECS:
-        raise OtherLayout(f"compression {chunk.compression}")
+        raise UnsupportedLayout(f"compression {chunk.compression}")
     if chunk.physical_type != "BYTE_ARRAY":
-        raise OtherLayout(f"type {chunk.physical_type}")
+        raise UnsupportedLayout(f"type {chunk.physical_type}")
     position = chunk.data_page_offset
     if chunk.has_dictionary_page:
         position = min(position, chunk.dictionary_page_offset or position)
     end = position + chunk.total_compressed_size
-    dictionary: list[Place] = []
-    places: list[Place] = []
+    dictionary: list[ValuePlace] = []
+    places: list[ValuePlace] = []
     try:
         while position < end and len(places) < chunk.num_values:
             header, start = _read_header(path, position, end)
@@ -95,22 +109,32 @@ def locate_values(path: Path, chunk: Any, max_definition_level: int) -> list[Pla
             if header.kind not in (_DATA, _DICTIONARY, _DATA_2):
                 continue
             if not 0 <= header.num_values <= chunk.num_values:
-                raise OtherLayout(f"a page of {header.num_values} values")
+                raise UnsupportedLayout(f"a page of {header.num_values} values")
             page = _Page(path, start, header, chunk.compression)
             if header.kind == _DICTIONARY:
                 dictionary = page.plain_values(0, header.num_values)
             else:
                 places += page.values(dictionary, max_definition_level)
     except (IndexError, KeyError, TypeError, RecursionError, struct.error) as error:
-        raise OtherLayout(f"damaged page: {error!r}") from error
+        raise UnsupportedLayout(f"damaged page: {error!r}") from error
     if len(places) != chunk.num_values:
-        raise OtherLayout(f"{len(places)} of {chunk.num_values} values")
+        raise UnsupportedLayout(f"{len(places)} of {chunk.num_values} values")
     return places
 
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """Of a page. Levels are 0 where they are part of what is compressed (the first format)."""
+    """Header of a page.
+
+    Attributes:
+      kind: type of the page.
+      plain, stored: bytes after and before decompression, without the header.
+      num_values: values in the page, nulls included.
+      encoding: of the values.
+      repetition_bytes, definition_bytes: of the levels in front of the compressed part; 0 in the
+        first format, which compresses the levels too.
+      is_compressed: whether the page is compressed.
+    """
 
     kind: int
     plain: int
@@ -132,19 +156,20 @@ class _Page:
         self._levels = data[header.repetition_bytes : levels]
         self._stored = data[levels:]
         self._start = start + levels
-        # The second format leaves pages that would not become smaller as they are.
+        # The second format does not compress pages that would not become smaller.
         self._codec = CODECS.index(compression if header.is_compressed else CODECS[0])
         size = header.plain - levels
         self._blocks: list[int] = []
         if CODECS[self._codec] == "SNAPPY":
             length, behind = _read_varint(self._stored, 0)
             if length != size:
-                raise OtherLayout(f"a page of {length} bytes, not {size}")
+                raise UnsupportedLayout(f"a page of {length} bytes, not {size}")
             self._stored, self._start = self._stored[behind:], self._start + behind
             self._blocks = _snappy_blocks(self._stored)
         self._plain = _decompress(self._stored, size, CODECS[self._codec])
 
-    def values(self, dictionary: list[Place], max_definition_level: int) -> list[Place]:
+    def values(self, dictionary: list[ValuePlace], max_definition_level: int) -> list[ValuePlace]:
+        """The places of the values of a data page."""
         header, at = self._header, 0
         levels = self._levels
         if max_definition_level and header.kind == _DATA:
@@ -161,34 +186,34 @@ class _Page:
             indices = _hybrid(self._plain[at + 1 :], self._plain[at], count) if count else []
             found = [dictionary[index] for index in indices]
         else:
-            raise OtherLayout(f"encoding {header.encoding}")
+            raise UnsupportedLayout(f"encoding {header.encoding}")
         if count == header.num_values:
             return found
         rest = iter(found)
         return [next(rest) if there else NULL for there in is_there]
 
-    def plain_values(self, at: int, count: int) -> list[Place]:
-        """Each with its length before it."""
+    def plain_values(self, at: int, count: int) -> list[ValuePlace]:
+        """The places of `count` values from byte `at`; each value has its length in front."""
         places = []
         for _ in range(count):
             (size,) = struct.unpack_from("<I", self._plain, at)
             at += 4
             if at + size > len(self._plain):
-                raise OtherLayout("a value ends behind its page")
+                raise UnsupportedLayout("a value ends after its page")
             places.append(self._place(at, size))
             at += size
         return places
 
-    def _place(self, at: int, size: int) -> Place:
+    def _place(self, at: int, size: int) -> ValuePlace:
         plain, stored = len(self._plain), len(self._stored)
         if CODECS[self._codec] == "UNCOMPRESSED":
-            return Place(self._start + at, size, size, 0, size, self._codec)
+            return ValuePlace(self._start + at, size, size, 0, size, self._codec)
         if len(self._blocks) < 2 or size == 0:
-            return Place(self._start, stored, plain, at, size, self._codec)
+            return ValuePlace(self._start, stored, plain, at, size, self._codec)
         first, last = at // _BLOCK, -(-(at + size) // _BLOCK)
         begin = self._blocks[first]
         end = self._blocks[last] if last < len(self._blocks) else stored
-        return Place(
+        return ValuePlace(
             offset=self._start + begin,
             stored=end - begin,
             plain=min(last * _BLOCK, plain) - first * _BLOCK,
@@ -209,10 +234,10 @@ def _decompress(stored: bytes, plain: int, codec: str) -> bytes:
 
 
 def _snappy_blocks(data: bytes) -> list[int]:
-    """Where the elements of each 64 KiB of a Snappy stream begin, its length taken off.
+    """The offset of each block of 64 KiB in a Snappy stream without its length.
 
-    Empty if they do not stand by themselves: an element lies in two blocks, or copies from the
-    block before. The format allows it; Snappy's own compressor, which all use, does not do it.
+    Returns an empty list if the blocks are not independent: an element spans two blocks, or copies
+    from an earlier block. The format allows this, but Snappy's own compressor does not do it.
     """
     blocks, position, plain = [], 0, 0
     while position < len(data):
@@ -221,7 +246,7 @@ def _snappy_blocks(data: bytes) -> list[int]:
             blocks.append(position)
         tag = data[position]
         kind, size = tag & 3, (tag >> 2) + 1
-        if kind == 0:  # literally
+        if kind == 0:  # a literal
             position += 1
             if size > 60:
                 width = size - 60
@@ -243,7 +268,7 @@ def _snappy_blocks(data: bytes) -> list[int]:
 
 
 def _hybrid(data: bytes, width: int, count: int) -> np.ndarray:
-    """Parquet's runs of equal and of bit-packed numbers: `[count]` int64."""
+    """Decodes Parquet's mix of run-length encoded and bit-packed numbers: `[count]` int64."""
     parts, position, left = [], 0, count
     while left > 0:
         head, position = _read_varint(data, position)
@@ -256,7 +281,7 @@ def _hybrid(data: bytes, width: int, count: int) -> np.ndarray:
         else:
             size, bytes_each = head >> 1, -(-width // 8)
             if position + bytes_each > len(data) or size == 0:
-                raise OtherLayout("a run ends behind its page")
+                raise UnsupportedLayout("a run ends after its page")
             value = int.from_bytes(data[position : position + bytes_each], "little")
             run = np.full(min(size, left), value, np.int64)
             position += bytes_each
@@ -269,7 +294,7 @@ def _hybrid(data: bytes, width: int, count: int) -> np.ndarray:
 
 
 def _read_header(path: Path, position: int, end: int) -> tuple[_Header, int]:
-    """The header at a position, and where the page behind it begins."""
+    """The header at a position, and the position after it, where the page begins."""
     size = 256
     while True:
         size = min(size, end - position)
@@ -278,27 +303,36 @@ def _read_header(path: Path, position: int, end: int) -> tuple[_Header, int]:
             values, length = _read_struct(data, 0)
             break
         except IndexError:
-            # Statistics may make it long.
+            # Statistics can make a header long.
             if size == end - position:
                 raise
             size *= 16
+    # The numbers are those of the fields of PageHeader in parquet.thrift.
     kind, plain, stored = values[1], values[2], values[3]
     if min(plain, stored) < 0 or position + length + stored > end:
-        raise OtherLayout("a page ends behind its column")
+        raise UnsupportedLayout("a page ends after its column")
     if kind == _DATA_2:
         own = values[8]
         header = _Header(
-            kind, plain, stored, own[1], own[4], own[6], own[5], bool(own.get(7, True))
+            kind,
+            plain,
+            stored,
+            num_values=own[1],
+            encoding=own[4],
+            repetition_bytes=own[6],
+            definition_bytes=own[5],
+            is_compressed=bool(own.get(7, True)),
         )
     elif kind in (_DATA, _DICTIONARY):
         own = values[5 if kind == _DATA else 7]
-        header = _Header(kind, plain, stored, own[1], own[2])
+        header = _Header(kind, plain, stored, num_values=own[1], encoding=own[2])
     else:
-        header = _Header(kind, plain, stored, 0, 0)
+        header = _Header(kind, plain, stored, num_values=0, encoding=0)
     return header, position + length
 
 
 def _read_struct(data: bytes, position: int) -> tuple[dict[int, Any], int]:
+    """The fields of a struct by number, and the position after it."""
     values: dict[int, Any] = {}
     number = 0
     while kind := data[position] & 15:
@@ -313,19 +347,20 @@ def _read_struct(data: bytes, position: int) -> tuple[dict[int, Any], int]:
 
 
 def _read_value(data: bytes, position: int, kind: int) -> tuple[Any, int]:
-    if kind in (1, 2):
+    """A value of the given Thrift type (None for a string), and the position after it."""
+    if kind in (1, 2):  # a boolean
         return kind == 1, position
-    if kind == 3:
+    if kind == 3:  # a byte
         return data[position], position + 1
     if kind in (4, 5, 6):
         return _read_integer(data, position)
-    if kind == 8:
+    if kind == 8:  # a string
         size, position = _read_varint(data, position)
-        # What is behind the end of `data` is missed by whoever reads the next byte.
+        # If this is after the end of `data`, reading the next byte raises IndexError.
         return None, position + size
-    if kind == 12:
+    if kind == 12:  # a struct
         return _read_struct(data, position)
-    raise OtherLayout(f"Thrift type {kind} in a page header")
+    raise UnsupportedLayout(f"Thrift type {kind} in a page header")
 
 
 def _read_integer(data: bytes, position: int) -> tuple[int, int]:

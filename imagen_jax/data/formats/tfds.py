@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
 import collections
-import itertools
 import os
 import struct
 from pathlib import Path
@@ -13,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.offsets import Table, load_indices, read_range
-from imagen_jax.data.records import (
-    Record,
-    captions_of,
-    choose_image_field,
-    file_stamp,
-    home_of,
-    score_of,
-    stamp,
-)
+from imagen_jax.data.formats.fields import captions_in_fields, choose_image_field, score_in_field
+from imagen_jax.data.formats.files import file_stamp, folder_of, read_range, record_stamps
+from imagen_jax.data.formats.offsets import IndexedFiles, Table, load_indices
+from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 
@@ -33,20 +25,20 @@ _COLUMNS = 2
 class TfdsRecords:
     """The examples of one split.
 
-    ArrayRecord and Parquet files are read by `as_data_source`; TFRecord files, which most prepared
-    directories have, through a stored index of offsets.
+    ArrayRecord and Parquet files are read by `as_data_source`. TFRecord files, which most prepared
+    directories have, are read through a stored index of offsets.
 
     Args:
       config: `path` is the directory of a version, with `dataset_info.json` in it (such as
-        ~/tensorflow_datasets/coco_captions/2014/1.1.0); `split` is in TFDS's language
-        ("train+restval", also "train[:1000]" where the files are not TFRecord).
+        ~/tensorflow_datasets/coco_captions/2014/1.1.0); `split` is written as in TFDS
+        ("train+restval"; "train[:1000]" only if the files are not TFRecord).
 
     Attributes:
-      home: see `Records`.
+      folder: see `Records`.
       skipped: files that are cut short or unreadable.
 
     Raises:
-      UserError: it is no such directory, or has not the split or features asked for;
+      UserError: the directory is not one of TFDS, or lacks the split or the picture feature;
         tensorflow-datasets is not installed.
     """
 
@@ -59,23 +51,24 @@ class TfdsRecords:
                 "directory of a version, such as ~/tensorflow_datasets/coco_captions/2014/1.1.0"
             )
         builder = tfds.builder_from_directory(directory)
-        self.home = home_of(config.path)
-        self._init(config, builder)
-
-    def _init(self, config: SourceConfig, builder: Any) -> None:
+        self.folder = folder_of(config.path)
         self._config = config
         self._features = builder.info.features
         self._field = choose_image_field(config, self._features)
-        self._raw = {self._field: import_tfds().decode.SkipDecoding()}
+        # The picture stays encoded.
+        self._decoders = {self._field: tfds.decode.SkipDecoding()}
         self.skipped: collections.Counter[str] = collections.Counter()
-        self._source = self._tfrecords = None
+        # One of the two is None.
+        self._source: Any = None
+        self._files: IndexedFiles | None = None
         try:
             if builder.info.file_format.value == "tfrecord":
-                self._tfrecords = _TfRecords(_files_of(builder, config.split))
-                if self._tfrecords.num_damaged:
-                    self.skipped["files cut short or unreadable"] = self._tfrecords.num_damaged
+                paths = _files_of(builder, config.split)
+                self._files = load_indices(paths, "tfrecord", _COLUMNS, index_tfrecord)
+                if damaged := self._files.unreadable + self._files.num_cut:
+                    self.skipped["files cut short or unreadable"] = damaged
             else:
-                self._source = builder.as_data_source(config.split, decoders=self._raw)
+                self._source = builder.as_data_source(config.split, decoders=self._decoders)
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"config.data.split={config.split!r} of {config.path}: {error}; it has "
@@ -83,64 +76,52 @@ class TfdsRecords:
             ) from error
 
     def __len__(self) -> int:
-        return len(self._source if self._tfrecords is None else self._tfrecords)
+        return len(self._source if self._files is None else self._files)
 
     def stamps(self) -> np.ndarray:
-        if self._tfrecords is not None:
-            parts = self._tfrecords.parts(self.home)
-        else:
-            # Which file an example lies in only the reader knows.
-            files = sorted(path for path in self.home.iterdir() if path.is_file())
-            text = " ".join([self._config.split, *(file_stamp(file, self.home) for file in files)])
-            parts = [(text, len(self))]
-        return stamp((f"{self._field} {text}", count) for text, count in parts)
+        if self._files is not None:
+            return self._files.stamps(self.folder, self._field)
+        # Only the reader knows which file holds an example, so any changed file changes all stamps.
+        files = sorted(path for path in self.folder.iterdir() if path.is_file())
+        stamps = [file_stamp(file, self.folder) for file in files]
+        return record_stamps([(" ".join([self._field, self._config.split, *stamps]), len(self))])
+
+    def head(self, index: int, size: int) -> bytes:
+        return self.record(index).image
 
     def record(self, index: int) -> Record:
         key = f"{self._config.split}[{index}]"
-        if self._tfrecords is not None:
-            data = self._tfrecords.read(index)
-        try:
-            if self._tfrecords is None:
-                example = self._source[index]
-            else:
-                example = self._features.deserialize_example_np(data, decoders=self._raw)
-        # Readers of several formats and protobuf, each with its own errors.
-        except Exception as error:
-            raise BadItem(f"{key}: {type(error).__name__}: {error}", "damaged record") from error
+        example = self._read_example(index, key)
         image = example[self._field]
         if not isinstance(image, bytes):
-            raise BadItem(f"{key}: feature {self._field} is no encoded picture", "no picture")
+            raise BadItem(f"{key}: feature {self._field} is not an encoded picture", "no picture")
         return Record(
             key=key,
             image=image,
-            captions=captions_of(example, self._config.caption_fields),
-            score=score_of(example, self._config.score_field),
+            captions=captions_in_fields(example, self._config.caption_fields),
+            score=score_in_field(example, self._config.score_field),
         )
 
-
-class _TfRecords:
-    """The records of TFRecord files at random: length, its checksum, data, its checksum."""
-
-    def __init__(self, paths: list[Path]):
-        self._indices, unreadable = load_indices(paths, "tfrecord", _COLUMNS, index_tfrecord)
-        self._ends = list(itertools.accumulate(index.length for index in self._indices))
-        self.num_damaged = unreadable + sum(index.is_cut for index in self._indices)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def parts(self, home: Path) -> list[tuple[str, int]]:
-        return [(file_stamp(index.path, home), index.length) for index in self._indices]
-
-    def read(self, index: int) -> bytes:
-        number = bisect.bisect_right(self._ends, index)
-        shard = self._indices[number]
-        offset, size = shard.row(index - (self._ends[number] - shard.length))
-        return read_range(shard.path, offset, size)
+    def _read_example(self, index: int, key: str) -> dict[str, Any]:
+        data = b""
+        if self._files is not None:
+            file, row = self._files.locate(index)
+            offset, size = file.row(row)
+            data = read_range(file.path, offset, size)
+        try:
+            if self._files is None:
+                return self._source[index]
+            return self._features.deserialize_example_np(data, decoders=self._decoders)
+        # The readers of the formats and protobuf raise errors of many types.
+        except Exception as error:
+            raise BadItem(f"{key}: {type(error).__name__}: {error}", "damaged record") from error
 
 
 def index_tfrecord(path: Path) -> Table:
-    """Looks through one file: `[N, 2]`, offset and size of the data."""
+    """Scans one TFRecord file: `[N, 2]`, offset and size of each record's data.
+
+    A record is the length of its data in 8 bytes, a checksum in 4, the data, a checksum in 4.
+    """
     size, position, rows = os.stat(path).st_size, 0, []
     with open(path, "rb") as file:
         while position + 12 <= size:
@@ -154,7 +135,7 @@ def index_tfrecord(path: Path) -> Table:
 
 
 def import_tfds() -> Any:
-    """The module. Raises UserError if it is not installed."""
+    """The module `tensorflow_datasets`. Raises UserError if it is not installed."""
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -166,7 +147,8 @@ def import_tfds() -> Any:
 
 
 def _files_of(builder: Any, split: str) -> list[Path]:
+    """The files of a split such as "train+val". Raises ValueError or KeyError for any other."""
     if "[" in split:
-        raise ValueError("parts of a split can only be read from ArrayRecord files")
+        raise ValueError("a part of a split can only be read from ArrayRecord files")
     names = [name.strip() for name in split.split("+")]
     return [Path(path) for name in names for path in builder.info.splits[name].filepaths]

@@ -68,7 +68,7 @@ def test_sizes(index, sources):
 
 
 def test_no_variant_crosses_the_split(sources):
-    """By the names, not the code points: independent of how the families are made."""
+    """Compares names instead of code points, so that it does not depend on `family`."""
     bare = {}
     for split, source in sources.items():
         words = set()
@@ -150,7 +150,8 @@ def test_a_font_without_bitmaps(tmp_path):
 def test_as_a_tfds_data_set(sources, tmp_path):
     from imagen_jax.config import DataConfig
     from imagen_jax.data.builtin.emoji_tfds import Emoji
-    from imagen_jax.data.records import DecodedRecords, load_records
+    from imagen_jax.data.open import load_records
+    from imagen_jax.data.records import DecodedRecords
 
     builder = Emoji(data_dir=str(tmp_path))
     builder.download_and_prepare()
@@ -160,5 +161,5 @@ def test_as_a_tfds_data_set(sources, tmp_path):
         assert len(stored) == len(expected)
         for i in range(0, len(stored), 97):
             assert stored.item(i).caption == expected.item(i).caption
-            # Theirs is cropped to a square, ours is padded to one.
+            # The stored picture is cropped to a square, that of the source is padded to one.
             assert stored.item(i).image.shape == (32, 32, 3)

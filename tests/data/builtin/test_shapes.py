@@ -29,7 +29,7 @@ from imagen_jax.errors import UserError
 
 
 def mask(drawn: Scene, number: int, size: int) -> np.ndarray:
-    """Where object `number` lies, seen from the pixels of a picture of it alone."""
+    """Coverage of the pixels by object `number`, from a picture of that object alone."""
     alone = dataclasses.replace(drawn, objects=(drawn.objects[number],))
     ground = np.array(BACKGROUNDS[drawn.background], float)
     ink = np.array(COLOURS[drawn.objects[number].colour], float)
@@ -58,14 +58,14 @@ def test_colours_are_far_apart():
         assert np.linalg.norm(a - b) >= 75
 
 
-def test_a_seed_means_the_same_pictures_for_ever():
+def test_a_seed_always_gives_the_same_scenes():
     drawn = scene(3, 11)
     assert drawn == scene(3, 11)
     assert drawn != scene(3, 12) and drawn != scene(4, 11)
     assert [c.text for c in itertools.islice(captions(0), 3)] == GOLDEN_CAPTIONS
 
 
-# Changing the stream silently would change what every stored seed and score means.
+# Other captions for a seed would make all stored seeds and scores meaningless.
 GOLDEN_CAPTIONS = [
     "a heart that is small and cyan",
     "a picture of a blue crescent, gray background",
@@ -134,15 +134,15 @@ def test_held_out_pairs_are_a_tenth():
     assert {shape for _, shape in held} == set(SHAPES)
 
 
-def test_held_out_triples_are_a_tenth_whatever_they_are_called():
+def test_held_out_triples_are_a_tenth_under_both_names_of_a_relation():
     objects = list(itertools.product(COLOURS, SHAPES))[::3]
     opposite = {"left of": "right of", "above": "below"}
     held = []
     for first, second in itertools.permutations(objects, 2):
         for relation, other in opposite.items():
-            fate = scenes.is_held_out_triple(first, relation, second)
-            assert fate == scenes.is_held_out_triple(second, other, first)
-            held.append(fate)
+            is_held_out = scenes.is_held_out_triple(first, relation, second)
+            assert is_held_out == scenes.is_held_out_triple(second, other, first)
+            held.append(is_held_out)
     assert abs(np.mean(held) - 0.1) < 0.02  # 1,400 draws: 2.5 standard deviations
 
 
@@ -179,7 +179,7 @@ def test_captions_are_true(kind):
             assert (claim.colour, claim.shape) == (item.colour, item.shape)
             assert claim.size in (None, item.size)
             assert claim.colour in words
-        # Every word of the vocabularies that is in the text is claimed, and nothing else is.
+        # The claims are exactly the words of the text that are in the vocabularies.
         sizes = {w for w in words if w in SIZES}
         assert sizes == {c.size for c in said.objects if c.size}
         shapes = {w for w in words if w in SHAPES or w.rstrip("s") in SHAPES or w == "crosses"}
@@ -208,7 +208,7 @@ def test_inverted_phrasings_name_the_first_object_as_related():
     }
 
 
-def test_counts_are_spelt():
+def test_counts_are_spelled_out():
     item = Object("cross", "red", "small", 0.5, 0.5, 0.14, 0.0)
     three = {caption(Scene("count", "white", (item,) * 3), 0, i).text for i in range(100)}
     one = {caption(Scene("count", "white", (item,)), 0, i).text for i in range(100)}
@@ -234,7 +234,7 @@ AREAS = {
 def test_areas(shape, size):
     drawn = Scene("single", "white", (Object(shape, "red", "large", 0.51, 0.48, 0.3, 0.4),))
     area = mask(drawn, 0, size).sum() / (0.3 * size) ** 2
-    # A distance is no exact coverage at corners: about a quarter pixel each.
+    # At corners the coverage from a distance is off by about a quarter pixel each.
     assert abs(area - AREAS[shape]) < 0.03 * AREAS[shape]
 
 
@@ -264,7 +264,7 @@ def test_a_scene_is_the_same_picture_at_any_size():
         large = render(drawn, 256).reshape(64, 4, 64, 4, 3).mean((1, 3))
         difference = np.abs(large - render(drawn, 64))
         # Edges agree to rounding and curvature; a few pixels at the tips of stars and crescents,
-        # where the distance is no coverage, differ by up to a third of the contrast.
+        # where a distance does not give the coverage, differ by up to a third of the contrast.
         assert difference.mean() < 0.5 and np.percentile(difference, 99.5) < 25
 
 

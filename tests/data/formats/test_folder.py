@@ -6,7 +6,8 @@ from PIL import Image
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.folder import FolderRecords
-from imagen_jax.data.source import BadItem, load_source
+from imagen_jax.data.open import load_source
+from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 
 

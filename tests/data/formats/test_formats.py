@@ -1,4 +1,4 @@
-"""Every format gives the same pictures and captions, and survives what happens to files."""
+"""Every format gives the same pictures and captions, and copes with damaged files."""
 
 import json
 import os
@@ -12,10 +12,13 @@ import pytest
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
+from imagen_jax.data.formats.fields import captions_in_fields, captions_in_value
+from imagen_jax.data.formats.webdataset import TarRecords
+from imagen_jax.data.open import load_records, load_source
 from imagen_jax.data.picture_sizes import load_sizes
 from imagen_jax.data.pipeline import batches
-from imagen_jax.data.records import Record, captions_in, captions_of, load_records
-from imagen_jax.data.source import BadItem, FilteredItem, load_source
+from imagen_jax.data.records import Record
+from imagen_jax.data.source import BadItem, FilteredItem
 from imagen_jax.errors import UserError
 from imagen_jax.stores.writer import StorePlan, write_shards
 
@@ -31,12 +34,12 @@ def read_all(records) -> dict[str, Record]:
 
 
 def check_measured(records) -> None:
-    """The sizes of all pictures are found, and found again by stamps that all differ."""
+    """The sizes of all pictures are found twice, the second time by their stamps."""
     for _ in range(2):
         assert load_sizes(records).tolist() == [[20, 20]] * len(records)
     stamps = records.stamps()
     assert stamps.dtype == np.uint64 and len(set(stamps.tolist())) == len(records)
-    assert (records.home / ".imagen_jax" / "picture-sizes.table").is_file()
+    assert (records.folder / ".imagen_jax" / "picture-sizes.table").is_file()
 
 
 def write_folder(path):
@@ -66,7 +69,7 @@ def write_hf_parquet(path):
     data.to_parquet(path / "test-00000-of-00001.parquet")
 
 
-# What needs the extras data and data-test is tested where CI has installed them.
+# These tests need the extras data and data-test, which CI installs for its slow tests.
 EXTRAS = pytest.mark.slow
 WRITERS = {
     "folder": ("folder", write_folder),
@@ -130,8 +133,8 @@ def test_tfds(tmp_path, file_format):
     again = pickle.loads(pickle.dumps(records))
     for i in range(COUNT):
         assert records.record(i).image == again.record(i).image == layouts.png(i)
-        wanted = tuple(f"{layouts.caption(i)}, {k}" for k in range(5))
-        assert records.record(i).captions == wanted
+        captions = tuple(f"{layouts.caption(i)}, {k}" for k in range(5))
+        assert records.record(i).captions == captions
     check_measured(records)
     both = load_records(config("tfds", builder.data_dir, split="train+val"), None)
     assert len(both) == 2 * COUNT
@@ -155,26 +158,26 @@ def test_damaged_tfds_files_cost_their_items_only(tmp_path, file_format, is_gone
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    fates = []
+    outcomes = []
     for i in range(2 * COUNT):
         try:
-            fates.append(data.item(i).caption.split(",")[0])
+            outcomes.append(data.item(i).caption.split(",")[0])
         except BadItem as error:
-            fates.append(error.kind)
-    assert fates[COUNT:] == [layouts.caption(1000 + i) for i in range(COUNT)]
+            outcomes.append(error.kind)
+    assert outcomes[COUNT:] == [layouts.caption(1000 + i) for i in range(COUNT)]
     kinds = {"array_record": "damaged record", "tfrecord": "shard is gone"}
     if is_gone or file_format == "array_record":
-        assert set(fates[:COUNT]) == {kinds[file_format]}
+        assert set(outcomes[:COUNT]) == {kinds[file_format]}
     else:
-        whole = fates.index("shard is cut short")
-        assert fates[:whole] == [layouts.caption(i) for i in range(whole)] and whole > 5
-        assert set(fates[whole:COUNT]) == {"shard is cut short"}
+        whole = outcomes.index("shard is cut short")
+        assert outcomes[:whole] == [layouts.caption(i) for i in range(whole)] and whole > 5
+        assert set(outcomes[whole:COUNT]) == {"shard is cut short"}
 
 
 @EXTRAS
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_coco_captions(tmp_path, file_format):
-    """The features of the real builder, and examples that TFDS makes up for them."""
+    """The features of the real builder, with examples that TFDS generates for them."""
     import tensorflow_datasets as tfds
 
     with tfds.testing.mock_data(num_examples=6):
@@ -182,7 +185,7 @@ def test_coco_captions(tmp_path, file_format):
         examples = list(tfds.as_numpy(coco.as_dataset(split="val")))
 
     def rows(columns):
-        """What was decoded as columns, which it makes up of unequal length, as rows."""
+        """Decoded columns, which TFDS generates with different lengths, as rows."""
         return [
             dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=False)
@@ -235,7 +238,14 @@ def test_splits_are_by_position_and_grow(tmp_path):
 SIDES = ("train", "held_out")
 
 
-def test_few_pictures_are_on_both_sides(tmp_path):
+def test_sizes_of_a_split_are_read_from_headers(tmp_path, monkeypatch):
+    layouts.write_img2dataset_tars(tmp_path, 100, 50)
+    train = load_records(config("webdataset", tmp_path), "train")
+    monkeypatch.setattr(TarRecords, "record", None)
+    assert load_sizes(train).tolist() == [[20, 20]] * 95
+
+
+def test_few_pictures_are_in_both_splits(tmp_path):
     layouts.write_img2dataset_tars(tmp_path, 99)
     assert [len(load_records(config("webdataset", tmp_path), s)) for s in SIDES] == [99, 99]
 
@@ -295,12 +305,12 @@ def test_fields(tmp_path):
 
 
 def test_captions_in_all_shapes():
-    assert captions_in(np.array([b"a", b" b "], object)) == ["a", "b"]
-    assert captions_in([{"raw": "a"}, {"text": "b"}, {"id": 3}, "", None]) == ["a", "b"]
-    assert captions_in(b"\xef\xbb\xbfa\tb") == ["a b"]
-    assert captions_in(3) == captions_in(None) == []
-    assert captions_of({"text": "", "captions": {"text": ["x"]}}, ()) == ("x",)
-    assert captions_of({"a": {"b": "x"}, "caption": "y"}, ("a/b", "none")) == ("x",)
+    assert captions_in_value(np.array([b"a", b" b "], object)) == ["a", "b"]
+    assert captions_in_value([{"raw": "a"}, {"text": "b"}, {"id": 3}, "", None]) == ["a", "b"]
+    assert captions_in_value(b"\xef\xbb\xbfa\tb") == ["a b"]
+    assert captions_in_value(3) == captions_in_value(None) == []
+    assert captions_in_fields({"text": "", "captions": {"text": ["x"]}}, ()) == ("x",)
+    assert captions_in_fields({"a": {"b": "x"}, "caption": "y"}, ("a/b", "none")) == ("x",)
 
 
 @pytest.mark.parametrize(
@@ -358,9 +368,9 @@ def test_the_index_is_built_once_and_again_when_the_tar_changes(tmp_path, monkey
     assert len(records) == 11 and records.record(10).image == layouts.png(7)
 
 
-def test_an_index_lies_in_the_cache_where_the_set_cannot_be_written(tmp_path, monkeypatch):
+def test_the_index_of_a_read_only_set_is_stored_in_the_cache(tmp_path, monkeypatch):
     layouts.write_img2dataset_tars(tmp_path / "set", 5)
-    # A file where the folder would be: also the superuser cannot write there.
+    # A file in place of the folder makes writing fail, even for the superuser.
     (tmp_path / "set" / ".imagen_jax").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert len(load_records(config("webdataset", tmp_path / "set"), None)) == 5
@@ -391,15 +401,15 @@ def test_a_cut_tar_keeps_its_whole_items(tmp_path):
     for cut in range(600, ends[-1], 311):
         path.write_bytes(whole[:cut])
         # A picture with its JSON is an item too; a picture alone is not.
-        wanted = sum(ends[3 * i + 1] <= cut for i in range(10))
-        if wanted == 0:
+        num_whole = sum(ends[3 * i + 1] <= cut for i in range(10))
+        if num_whole == 0:
             with pytest.raises(UserError, match="no picture with a caption"):
                 load_records(settings, None)
             continue
         records = load_records(settings, None)
-        assert len(records) == wanted
+        assert len(records) == num_whole
         assert records.skipped["shards are cut short or damaged; their whole items are used"] == 1
-        for i in range(wanted):
+        for i in range(num_whole):
             assert records.record(i).image == layouts.png(i)
             assert records.record(i).captions == (layouts.caption(i),)
 
@@ -435,7 +445,7 @@ def test_a_shard_that_disappears_or_is_cut_costs_its_items_only(tmp_path, layout
     shards = [shard for shard in shards if "test" not in shard.name]
     assert len(shards) >= 2
     shards[0].unlink()
-    if source != "arrow":  # a mapped file that shrinks takes the process with it, on any system
+    if source != "arrow":  # truncating a mapped file would end the process
         shards[-1].write_bytes(shards[-1].read_bytes()[:100])
     kinds, good = {}, []
     for i in range(COUNT):
@@ -452,7 +462,7 @@ def test_a_shard_that_disappears_or_is_cut_costs_its_items_only(tmp_path, layout
         for _ in range(6) if good else ():
             for image, text in zip(*map(next(stream).get, ("image", "captions")), strict=True):
                 np.testing.assert_array_equal(image, layouts.pixels(int(text.split()[2])))
-    # Read anew, the set is what is left of it.
+    # A set that is opened again has the remaining items.
     if source in ("parquet", "webdataset") and len(good) > 0:
         again = load_records(settings, None)
         assert [int(again.record(i).captions[0].split()[2]) for i in range(len(again))] == good
@@ -506,7 +516,7 @@ def test_filters(tmp_path, settings, left):
 
 
 @pytest.mark.parametrize("score", ['"high"', "NaN", "null", None])
-def test_what_has_no_score_is_left_out(tmp_path, score):
+def test_items_without_a_score_are_left_out(tmp_path, score):
     data = b'{"caption": "a"' + (b"" if score is None else b', "score": ' + score.encode()) + b"}"
     layouts.write_tar(tmp_path / "x.tar", [("0.png", layouts.png(0)), ("0.json", data)])
     settings = {"score_field": "score", "min_score": -1.0}
@@ -547,7 +557,7 @@ def test_a_mix_of_formats(tmp_path):
             from_json_dict({"data": wrong, "stages": {"base": {}}})
 
 
-def test_files_open_stay_few(tmp_path):
+def test_few_files_stay_open(tmp_path):
     layouts.write_img2dataset_tars(tmp_path, 60, 2)
     data = load_source(config("webdataset", tmp_path), "train", 20)
     before = len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""Pictures are read out of Parquet files one by one, however the files are written."""
+"""Single pictures are read from Parquet files of all layouts."""
 
 import pickle
 
@@ -8,17 +8,17 @@ import pytest
 from imagen_jax.config import DataConfig
 from imagen_jax.data.formats import parquet as parquet_module
 from imagen_jax.data.formats import parquet_pages
-from imagen_jax.data.records import load_records
+from imagen_jax.data.open import load_records
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
 
 BLOCK = 65536
-# What needs the extra data is tested where CI has installed it.
+# These tests need the extra data, which CI installs for its slow tests.
 EXTRAS = pytest.mark.slow
 
 
 def pictures(count: int = 60) -> list[bytes | None]:
-    """Bytes like those of JPEGs, that do not compress but for a part; a few of them special."""
+    """Mostly incompressible bytes, like those of JPEGs, and a few special cases."""
     rng = np.random.default_rng(0)
     found: list[bytes | None] = []
     for i in range(count):
@@ -27,7 +27,7 @@ def pictures(count: int = 60) -> list[bytes | None]:
     found[3] = found[15] = None
     found[7] = b""
     found[9] = found[8]
-    # Ends where a block ends (plain values, behind 4 bytes of length each).
+    # Ends where a block ends (each value has 4 bytes of length in front).
     found[1] = rng.bytes(BLOCK - 8 - len(found[0]) % BLOCK)
     return found
 
@@ -49,9 +49,9 @@ def records_of(path, **fields):
     return load_records(DataConfig(source="parquet", path=str(path), **fields), None)
 
 
-def places(records) -> list[parquet_pages.Place]:
-    (file,) = records._indices
-    return [parquet_pages.Place(*file.row(i)[:6]) for i in range(len(records))]
+def places(records) -> list[parquet_pages.ValuePlace]:
+    (file,) = records._files.indices
+    return [parquet_pages.ValuePlace(*file.row(i)[:6]) for i in range(len(records))]
 
 
 def check(records, values):
@@ -72,7 +72,7 @@ def check(records, values):
 @pytest.mark.parametrize("dictionary", [True, False])
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("page_size", [None, 1 << 17])
-def test_pictures_alone(tmp_path, compression, version, dictionary, nested, page_size):
+def test_pictures_are_read_alone(tmp_path, compression, version, dictionary, nested, page_size):
     values = pictures()
     write(
         tmp_path / "set",
@@ -105,14 +105,14 @@ def test_pictures_alone(tmp_path, compression, version, dictionary, nested, page
         {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}},
     ],
 )
-def test_what_is_not_known_is_read_with_its_row_group(tmp_path, options, monkeypatch, caplog):
+def test_unsupported_layouts_are_read_by_row_groups(tmp_path, options, monkeypatch, caplog):
     values = pictures()
     write(tmp_path / "set", values, nested=False, row_group_size=23, **options)
     records = records_of(tmp_path / "set")
     assert {place.size for place in places(records)} == {parquet_module._IN_GROUP}
     check(records, values)
     assert not caplog.records
-    monkeypatch.setattr(parquet_module, "_LARGE", 1 << 20)
+    monkeypatch.setattr(parquet_module, "_LARGE_BYTES", 1 << 20)
     check(records, values)
     assert [r.getMessage().count("prepare_data") for r in caplog.records] == [1]
 
@@ -145,7 +145,7 @@ def test_captions_and_scores_are_those_of_the_fields(tmp_path):
 @EXTRAS
 @pytest.mark.parametrize("options", [{}, {"data_page_version": "2.0"}, {"use_dictionary": False}])
 def test_damaged_files_are_refused_or_read(tmp_path, options):
-    """Bytes changed anywhere: a picture is read (its bytes have no checksum) or a BadItem."""
+    """After changes anywhere, a picture is read (it has no checksum) or raises BadItem."""
     values = pictures(20)
     write(tmp_path / "set", values, nested=True, row_group_size=7, **options)
     path = tmp_path / "set" / "a.parquet"
@@ -154,7 +154,7 @@ def test_damaged_files_are_refused_or_read(tmp_path, options):
     read = refused = 0
     for case in range(120):
         data = bytearray(whole)
-        # Half of them in the heads of pages and in the footer, where structure lies.
+        # Half of the changes are in the headers of pages and in the footer.
         for _ in range(4):
             span = len(data) if case % 2 else 3000
             place = int(rng.integers(span)) if rng.random() < 0.5 else -1 - int(rng.integers(1500))
@@ -186,21 +186,21 @@ def test_a_file_that_changes_during_a_run_is_bad_until_it_is_read_anew(tmp_path)
     check(records_of(tmp_path / "set"), other)
 
 
-# --- the formats by hand: no Parquet library is needed -----------------------------------------
+# --- decoding without a Parquet library --------------------------------------------------------
 
 
 def test_blocks_of_a_snappy_stream():
-    # Literal of one byte, then copies of 64 bytes at distance 1: 65 bytes ... to a block's end.
+    # A literal of one byte, then copies of 64 bytes at distance 1 up to the end of the block.
     copy = bytes([63 << 2 | 2, 1, 0])
     block = b"\x00a" + copy * 1023 + bytes([62 << 2 | 2, 1, 0])
     assert parquet_pages._snappy_blocks(block * 2 + b"\x00a") == [0, len(block), 2 * len(block)]
-    # A literal with its length in two bytes fills a block too.
+    # A literal with a length of two bytes, which fills a block.
     literal = bytes([61 << 2]) + (BLOCK - 1).to_bytes(2, "little") + bytes(BLOCK)
     assert parquet_pages._snappy_blocks(literal + block) == [0, len(literal)]
     # Short copies: 4 to 11 bytes, distance of 11 bits.
     short = b"\x00a" + bytes([(11 - 4) << 2 | 1, 1])
     assert parquet_pages._snappy_blocks(short) == [0]
-    # What reaches into the block before, or over the end of its own, does not stand by itself.
+    # Elements that copy from the previous block or cross the end of a block.
     assert parquet_pages._snappy_blocks(block + copy) == []
     assert parquet_pages._snappy_blocks(b"\x00a" + literal) == []
     with pytest.raises(IndexError):
@@ -208,10 +208,10 @@ def test_blocks_of_a_snappy_stream():
 
 
 def test_runs_of_numbers():
-    # The example of the format: 0 to 7 in three bits each, little end first.
+    # The example of the Parquet format: 0 to 7 in three bits each.
     packed = bytes([0b10001000, 0b11000110, 0b11111010])
     assert parquet_pages._hybrid(b"\x03" + packed, 3, 8).tolist() == list(range(8))
-    # A run of 300 fives (its length 300 << 1 in two bytes), then packed ones, cut at the count.
+    # A run of 300 fives (300 << 1 in two bytes), then packed numbers up to the count.
     runs = bytes([0xD8, 0x04, 5]) + b"\x03" + packed
     assert parquet_pages._hybrid(runs, 3, 304).tolist() == [5] * 300 + [0, 1, 2, 3]
     assert parquet_pages._hybrid(b"", 3, 0).tolist() == []

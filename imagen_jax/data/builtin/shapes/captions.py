@@ -1,7 +1,7 @@
-"""Captions of scenes: phrasings, and what each caption claims.
+"""Captions of scenes: their phrasings, and what each caption claims.
 
-Whatever a caption says is true of its scene; what it does not mention is free. The claims are
-kept beside the text, so that a picture can be checked against its caption part by part.
+All that a caption says is true of its scene; what it does not mention may be anything. The claims
+are stored with the text, so that a picture can be checked against each part of its caption.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ BACKGROUND_PHRASES = (
 
 @dataclasses.dataclass(frozen=True)
 class ObjectClaim:
-    """What a caption says of one object; `size` is None where it says nothing."""
+    """What a caption says about one object; `size` is None if it does not mention the size."""
 
     colour: str
     shape: str
@@ -101,11 +101,11 @@ class Caption:
     Attributes:
       text: the caption.
       kind: the kind of scene, see `scenes.KINDS`.
-      objects: the claims of each object, first and second for "relation". Equal objects of
-        "count" are one entry.
+      objects: the claims about each object, in the order of the relation if there is one. The equal
+        objects of kind "count" are one entry.
       count: objects in the picture.
-      relation: `objects[0]` is `relation` `objects[1]`; None but for kind "relation".
-      background: name of the background where the caption says it, else None.
+      relation: `objects[0]` is `relation` `objects[1]`; None for other kinds than "relation".
+      background: name of the background if the caption mentions it, else None.
     """
 
     text: str
@@ -117,7 +117,7 @@ class Caption:
 
 
 def caption(scene: Scene, seed: int = 0, index: int = 0) -> Caption:
-    """One caption of the scene; (seed, index) chooses the phrasing and what is mentioned."""
+    """A caption of the scene; (seed, index) determines its phrasing and what it mentions."""
     draw = Draw("caption", seed, index)
     mention_size = scene.kind == "single" and draw.chance(MENTION_SIZE)
     background = scene.background if draw.chance(MENTION_BACKGROUND) else None

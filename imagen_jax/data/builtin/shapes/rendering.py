@@ -1,9 +1,9 @@
-"""Scenes to pixels: signed distances, anti-aliased analytically.
+"""Renders scenes by signed distances, with analytic anti-aliasing.
 
-Every shape is given by a function of (x, y), in units of the radius of its bounding circle and
-already rotated, that is negative inside and whose slope across the edge is 1. A pixel is covered
-by `clip(1/2 - distance in pixels, 0, 1)`, so that edges are soft by one pixel at any resolution
-and the same scene at another size is the same picture.
+Each shape is a function of (x, y), rotated and in units of the radius of its bounding circle. It is
+negative inside the shape, and its slope across the edge is 1. The coverage of a pixel is
+`clip(1/2 - distance in pixels, 0, 1)`: edges are one pixel wide at any resolution, and a scene
+looks the same at any size.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # Ten mirror images of one edge, from an outer corner (radius 1, pointing up) to an inner one.
+    # Ten mirror images of one edge, from an outer corner (at radius 1, on top) to an inner corner.
     sector = math.pi / 5.0
     angle = np.arctan2(x, -y)
     angle = np.abs(angle - 2.0 * sector * np.round(angle / (2.0 * sector)))
@@ -81,8 +81,8 @@ def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # A square on its tip with a half disc on each upper edge; 1.783 half sides is the radius of
-    # the circle around it, whose centre lies 0.37 half sides above that of the square.
+    # A square on its corner with a half disc on each upper edge. The bounding circle has a radius
+    # of 1.783 half sides, and its centre lies 0.37 half sides above that of the square.
     half = 1.0 / 1.783
     y = y - 0.37 * half
     u, v = math.sqrt(0.5) * (np.abs(x) - y), math.sqrt(0.5) * (np.abs(x) + y)

@@ -1,10 +1,9 @@
-"""Scenes of plain shapes: the vocabulary, what is held out of training, and how one is drawn.
+"""Scenes of plain shapes: the vocabulary, what training never shows, and how scenes are drawn.
 
-A scene is a pure function of (seed, index): no state, no files, no end. Everything random goes
-through `random.Random.random()`, whose stream Python guarantees across versions, so that a seed
-means the same pictures everywhere.
+A scene is a pure function of (seed, index). All random numbers come from `random.Random.random()`,
+whose sequence Python guarantees across versions, so that a seed gives the same pictures everywhere.
 
-Coordinates are in widths of the picture: x to the right, y down, both in [0, 1].
+Coordinates are in units of the picture's width: x to the right, y down, both in [0, 1].
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from imagen_jax.errors import UserError
 
 T = TypeVar("T")
 
-# No two of these can be taken for each other at 32x32 under any rotation that is drawn (a diamond
-# would be a square, a pentagon a circle, an oval a tilted ring).
+# All of these can be distinguished at 32x32 under the rotations that are drawn. (A diamond would
+# look like a square, a pentagon like a circle, an oval like a tilted ring.)
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "crescent")
 
-# At least 95 apart in RGB (Euclidean) from each other and from every background.
+# At least 95 apart in RGB (Euclidean distance) from each other and from all backgrounds.
 COLOURS = {
     "red": (225, 25, 30),
     "orange": (255, 130, 0),
@@ -50,7 +49,8 @@ BACKGROUNDS = {
     "lavender": (200, 185, 240),
 }
 
-# Radius of the circle around an object. The gaps between the sizes let pixels tell them apart.
+# Radius of the bounding circle of an object. Gaps between the ranges make the sizes
+# distinguishable in pixels.
 SIZES = {"small": (0.13, 0.15), "medium": (0.19, 0.22), "large": (0.28, 0.34)}
 
 RELATIONS = ("left of", "right of", "above", "below")
@@ -64,8 +64,8 @@ HELD_OUT_SHARE = 0.1
 MAX_ANGLE = math.pi / 6
 MARGIN = 0.02  # between an object and the border
 _GAP = 0.05  # between two objects: 1.6 pixels at 32x32, so that equal ones do not merge
-# Two objects are related along an axis when their distance along it is this much larger than
-# across it; nobody would then describe the pair by the other axis.
+# Two objects are related along an axis if their distance along it is this much larger than across
+# it, so that the relation along the other axis is not a sensible description.
 _DOMINANCE = 1.4
 
 
@@ -84,13 +84,13 @@ class Object:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What is in a picture.
+    """The contents of a picture.
 
     Attributes:
       kind: "single"; "relation" (two objects, `objects[0]` is `relation` `objects[1]`); "count"
         (one to five objects of equal shape, colour and size).
       background: key of `BACKGROUNDS`.
-      objects: never overlapping, wholly inside the picture.
+      objects: they do not overlap, and lie completely inside the picture.
       relation: one of `RELATIONS` when kind is "relation", else None.
     """
 
@@ -101,7 +101,7 @@ class Scene:
 
 
 class Draw:
-    """Random choices from a seed made of any printable values."""
+    """Random choices, seeded with any printable values."""
 
     def __init__(self, *seed: object):
         digest = hashlib.blake2b("/".join(map(str, seed)).encode(), digest_size=8).digest()
@@ -121,8 +121,8 @@ class Draw:
 def held_out_pairs() -> frozenset[tuple[str, str]]:
     """The (colour, shape) pairs that training never shows.
 
-    Of each shape the tenth of its colours with the lowest hash. The salt is one for which the
-    pairs are also spread over different colours.
+    For each shape, the tenth of its colours with the lowest hashes. The salt was chosen so that the
+    pairs also have different colours.
     """
     share = round(HELD_OUT_SHARE * len(COLOURS))
     pairs: list[tuple[str, str]] = []
@@ -136,8 +136,8 @@ def held_out_pairs() -> frozenset[tuple[str, str]]:
 def is_held_out_triple(first: tuple[str, str], relation: str, second: tuple[str, str]) -> bool:
     """Whether training never shows this ordered (object, relation, object) triple.
 
-    Objects are (colour, shape). "A right of B" and "B left of A" are the same picture, so both
-    have one fate; otherwise training would show what is held out under the other name.
+    Objects are (colour, shape). "A right of B" and "B left of A" are the same picture, so both are
+    held out or neither.
     """
     if relation in _OPPOSITE:
         first, relation, second = second, _OPPOSITE[relation], first
@@ -145,7 +145,7 @@ def is_held_out_triple(first: tuple[str, str], relation: str, second: tuple[str,
 
 
 def held_out_reasons(scene: Scene) -> frozenset[str]:
-    """Why training never shows the scene: a subset of {"pair", "triple"}, empty if it may."""
+    """Why training never shows the scene: a subset of {"pair", "triple"}, empty if it may do so."""
     pairs = [(o.colour, o.shape) for o in scene.objects]
     reasons = set()
     if any(pair in held_out_pairs() for pair in pairs):
@@ -159,15 +159,15 @@ def scene(seed: int, index: int, split: str = "train", kind: str | None = None) 
     """The scene number `index` of the endless sequence `seed`.
 
     Args:
-      seed: which sequence.
-      index: position in it, any integer.
-      split: "train" draws nothing that is held out. In "held_out" every scene holds a held-out
+      seed: of the sequence.
+      index: position in the sequence, any integer.
+      split: "train" draws nothing that is held out. In "held_out" each scene has a held-out
         colour-shape pair, or is a held-out triple of two objects that training shows (half of
         the scenes of kind "relation").
       kind: one of `KINDS`; None mixes them by `KIND_SHARES`.
 
     Raises:
-      UserError: the split or the kind is not known.
+      UserError: the split or the kind is unknown.
     """
     if split not in SPLITS:
         raise UserError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
@@ -196,7 +196,7 @@ def _draw_kind(draw: Draw) -> str:
 
 
 def _draw_pair(draw: Draw, held_out: bool | None = None) -> tuple[str, str]:
-    """A (colour, shape), held out or not; None takes any."""
+    """A (colour, shape) that is held out or not; None: any."""
     while True:
         pair = draw.choice(tuple(COLOURS)), draw.choice(SHAPES)
         if held_out is None or (pair in held_out_pairs()) == held_out:
@@ -215,7 +215,7 @@ def _grouped_scene(
 
 
 def _relation_scene(draw: Draw, split: str) -> Scene:
-    wanted = draw.choice(("pair", "triple")) if split == "held_out" else ""
+    held_out = draw.choice(("pair", "triple")) if split == "held_out" else ""
     while True:
         first, second = _draw_pair(draw), _draw_pair(draw)
         relation = draw.choice(RELATIONS)
@@ -223,7 +223,7 @@ def _relation_scene(draw: Draw, split: str) -> Scene:
             continue
         pair = first in held_out_pairs() or second in held_out_pairs()
         triple = is_held_out_triple(first, relation, second)
-        if (wanted == "pair") == pair and (triple == (wanted == "triple") or pair):
+        if (held_out == "pair") == pair and (triple == (held_out == "triple") or pair):
             break
     background = draw.choice(tuple(BACKGROUNDS))
     while True:
@@ -247,7 +247,7 @@ def _object(
 
 
 def _place_apart(draw: Draw, radius: float, count: int) -> list[tuple[float, float]]:
-    """Centres of equal circles that keep `_GAP`; starts over when the next one finds no room."""
+    """Centres of equal circles at least `_GAP` apart; starts over if one of them does not fit."""
     low, high = radius + MARGIN, 1.0 - radius - MARGIN
     closest = 2.0 * radius + _GAP
     while True:
@@ -263,8 +263,9 @@ def _place_apart(draw: Draw, radius: float, count: int) -> list[tuple[float, flo
 def _place_related(
     draw: Draw, relation: str, radii: tuple[float, float]
 ) -> list[tuple[float, float]]:
-    """Centres of the first and second object, apart by `_GAP` and clearly in the relation."""
-    # Solved as "left of": along the axis the first comes first, across it both are free.
+    """Centres of two objects, at least `_GAP` apart, that are clearly in the relation."""
+    # All relations are drawn as "left of": the first object comes first along the axis, and both
+    # have any position across it.
     backwards = relation in _OPPOSITE
     r0, r1 = reversed(radii) if backwards else radii
     reach = r0 + r1 + _GAP

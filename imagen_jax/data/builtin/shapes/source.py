@@ -1,4 +1,4 @@
-"""The scenes of plain shapes as a source of pictures with captions."""
+"""Scenes of plain shapes as a source of pictures with captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imagen_jax.data.source import Item
 
 @dataclasses.dataclass(frozen=True)
 class ShapesSource:
-    """Item `index` is the scene and caption `index` of the sequence `seed`, drawn when asked."""
+    """Item `index` is scene and caption number `index` of the sequence `seed`, drawn on demand."""
 
     split: str
     image_size: int
@@ -24,7 +24,7 @@ class ShapesSource:
         return sys.maxsize
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Those of an item, without drawing it."""
+        """The captions of an item, without drawing it."""
         return (caption(scene(self.seed, index, self.split), self.seed, index).text,)
 
     def item(self, index: int) -> Item:

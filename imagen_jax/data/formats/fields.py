@@ -1,0 +1,84 @@
+"""Fields of a stored record: which of them hold the picture, the captions and the score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from imagen_jax.config import SourceConfig
+from imagen_jax.errors import UserError
+
+# Where captions and pictures are looked for if the config names no field.
+CAPTION_FIELDS = ("caption", "captions", "captions/text", "text", "TEXT", "sentences")
+IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
+
+
+def choose_image_field(config: SourceConfig, available: Iterable[str]) -> str:
+    """The field of the pictures. Raises UserError if there is none."""
+    available = list(available)
+    candidates = [config.image_field] if config.image_field else IMAGE_FIELDS
+    for name in candidates:
+        if name in available:
+            return name
+    raise UserError(
+        f"config.data.path={config.path} has no column {' or '.join(candidates)}; it has "
+        f"{', '.join(available)} (set config.data.image_field)"
+    )
+
+
+def captions_in_fields(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The captions in the named fields; without names, those of the first usual field with any."""
+    if fields:
+        return tuple(c for field in fields for c in captions_in_value(_nested(values, field)))
+    for field in CAPTION_FIELDS:
+        if found := captions_in_value(_nested(values, field)):
+            return tuple(found)
+    return ()
+
+
+def captions_in_value(value: Any) -> list[str]:
+    """All captions in a value; an empty list if there are none.
+
+    Args:
+      value: text (a string or bytes), a mapping with a key `text`, `raw` or `caption`, or any
+        iterable of these.
+    """
+    if isinstance(value, (str, bytes)):
+        caption = clean_caption(value)
+        return [caption] if caption else []
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+        return captions_in_value(value) if isinstance(value, (str, bytes, list)) else []
+    if isinstance(value, Mapping):
+        names = [name for name in ("text", "raw", "caption") if name in value]
+        return captions_in_value(value[names[0]]) if names else []
+    if isinstance(value, Iterable):
+        return [caption for part in value for caption in captions_in_value(part)]
+    return []
+
+
+def clean_caption(value: str | bytes) -> str:
+    """The caption on one line; bytes that are not UTF-8 become U+FFFD."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8-sig", errors="replace")
+    return " ".join(value.split())
+
+
+def score_in_field(values: Mapping[str, Any], field: str) -> float | None:
+    """The number in `field`, None if there is none."""
+    value = _nested(values, field) if field else None
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _nested(values: Any, field: str) -> Any:
+    """`values["a"]["b"]` for the field "a/b", None if a key is missing."""
+    for name in field.split("/"):
+        if not isinstance(values, Mapping) or name not in values:
+            return None
+        values = values[name]
+    return values
