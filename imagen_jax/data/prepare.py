@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.formats.array_record import CONTENT, encode_record
+from imagen_jax.data.formats.array_record import (
+    CONTENT,
+    HELD_OUT,
+    OWN_SPLIT,
+    PROVENANCE,
+    encode_record,
+)
 from imagen_jax.data.records import Record, Records, Wanted, load_records
 from imagen_jax.data.source import BadItem, FilteredItem, Source, load_source
 from imagen_jax.errors import UserError
@@ -38,7 +44,9 @@ def prepare(
     """Writes the pictures of a source, as they are stored, with their captions into a store.
 
     Every picture is decoded once, so that none in the store is bad; those that are bad, or that
-    the filters of the config leave out, are counted in the manifest's notes.
+    the filters of the config leave out, are counted in the manifest's notes. The store has the
+    split and the provenance of the source, if that has them (see `Records`); with `max_items` too
+    few for the held-out records, which are the last, nothing is held out.
 
     Args:
       config: of the data.
@@ -93,12 +101,13 @@ def plan_store(
     if isinstance(records, _DrawnRecords) and records.endless and not max_items:
         raise UserError(f"source {config.source!r} has no end; say how many (--max_items=...)")
     length = min(len(records), max_items) if max_items else len(records)
-    return StorePlan(directory, length, shard_size, _meta(config, image_size))
+    return StorePlan(directory, length, shard_size, _meta(config, records, image_size))
 
 
 def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
     """What gives the records of a shard; see `prepare` for the arguments and errors."""
     wanted = Wanted.of(config, has_score=bool(config.score_field))
+    first_held_out = len(records) - (getattr(records, "num_held_out", None) or 0)
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
@@ -108,15 +117,19 @@ def reader(config: DataConfig, records: Records, image_size: int, num_threads: i
                 range(start, stop),
                 num_threads,
             )
-            for result in results:
+            for index, result in enumerate(results, start):
                 if isinstance(result, BadItem):
                     group = "filtered" if isinstance(result, FilteredItem) else "bad"
                     notes[f"{group}: {result.kind}"] += 1
-                else:
-                    yield result
+                    continue
+                if index >= first_held_out:
+                    notes[HELD_OUT] += 1
+                yield result
         bad = sum(number for note, number in notes.items() if note.startswith("bad: "))
         if bad > config.max_bad_share * max(stop - start, 100):
-            kinds = "\n".join(f"  {number:,} {note}" for note, number in notes.most_common())
+            kinds = "\n".join(
+                f"  {number:,} {note}" for note, number in notes.most_common() if note != HELD_OUT
+            )
             raise UserError(
                 f"of the items {start:,} to {stop:,}, more than "
                 f"data.max_bad_share={config.max_bad_share} are bad:\n{kinds}\nMend the data, or "
@@ -126,7 +139,7 @@ def reader(config: DataConfig, records: Records, image_size: int, num_threads: i
     return read
 
 
-def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
+def _meta(config: DataConfig, records: Records, image_size: int) -> dict[str, Any]:
     """What another run must agree on. The path is not part of it: a set may be moved."""
     filters = ("min_side", "max_aspect", "min_caption_length", "max_caption_length", "min_score")
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
@@ -134,6 +147,10 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
     values["caption_fields"] = list(config.caption_fields)
     if config.min_side or config.source in ("shapes", "emoji"):
         values["image_size"] = image_size
+    if getattr(records, "num_held_out", None) is not None:
+        values[OWN_SPLIT] = True
+    if provenance := getattr(records, "provenance", None):
+        values[PROVENANCE] = provenance
     return {"content": CONTENT, **values}
 
 

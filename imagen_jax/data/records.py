@@ -56,6 +56,11 @@ class Records(Protocol):
 
     Attributes:
       skipped: what was left out when the files were looked through (reason: number).
+
+    Some sets also have these attributes:
+      num_held_out: the set has a split of its own: this many records at its end are held out, and
+        if it is 0, both sides are the whole set. None is as if it were missing.
+      provenance: where the pictures come from (authors, licences), as plain JSON values.
     """
 
     skipped: collections.Counter[str]
@@ -158,10 +163,10 @@ class DecodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecords:
-    """One side of a set: every twentieth record is held out, of at least a hundred.
+    """One side of a set: that of its own split (see Records), or else every twentieth is held out.
 
     By position, so that a set of any size is split at once, and one that grows at its end moves
-    nothing across.
+    nothing across. A set of less than a hundred is too small to be split.
     """
 
     records: Records
@@ -172,10 +177,9 @@ class SplitRecords:
         return self.records.skipped
 
     def __len__(self) -> int:
-        whole = len(self.records)
-        if whole < HELD_OUT_MINIMUM:
+        whole, held_out = len(self.records), self._num_held_out()
+        if not held_out:
             return whole
-        held_out = whole // HELD_OUT_EVERY
         return held_out if self.split == "held_out" else whole - held_out
 
     def record(self, index: int) -> Record:
@@ -188,10 +192,24 @@ class SplitRecords:
     def stamps(self) -> np.ndarray:
         return self.records.stamps()[self._place(np.arange(len(self)))]
 
+    @property
+    def _own_held_out(self) -> int | None:
+        """How many records the set itself holds out, None if it has no split."""
+        return getattr(self.records, "num_held_out", None)
+
+    def _num_held_out(self) -> int:
+        if self._own_held_out is not None:
+            return self._own_held_out
+        whole = len(self.records)
+        return whole // HELD_OUT_EVERY if whole >= HELD_OUT_MINIMUM else 0
+
     def _place(self, index: Any) -> Any:
         """Where items of this side lie in the whole: of one index, or an array of them."""
-        if len(self.records) < HELD_OUT_MINIMUM:
+        held_out = self._num_held_out()
+        if not held_out:
             return index
+        if self._own_held_out is not None:
+            return index + (len(self.records) - held_out if self.split == "held_out" else 0)
         if self.split == "held_out":
             return index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
         return index + index // (HELD_OUT_EVERY - 1)

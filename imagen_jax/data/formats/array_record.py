@@ -15,13 +15,18 @@ from imagen_jax.errors import UserError
 from imagen_jax.stores.store import RecordError, RecordStore
 
 CONTENT = "pictures"
+# In the metadata of a store: its records come from a set with a split of its own.
+OWN_SPLIT = "own_split"
+PROVENANCE = "provenance"
+# A shard's note: how many of its records, the last ones, are held out.
+HELD_OUT = "held out"
 
 
 class PreparedRecords:
     """The records of a store of pictures.
 
     Attributes:
-      home: see `Records`.
+      home, num_held_out, provenance: see `Records`.
       skipped: nothing, as what could not be read was left out when the store was made.
 
     Raises:
@@ -33,9 +38,13 @@ class PreparedRecords:
             raise UserError("config.data.path is empty; set it to what prepare_data wrote")
         self.home = Path(os.path.expanduser(path))
         self._store = RecordStore(self.home)
-        content = self._store.manifest.meta.get("content")
+        manifest = self._store.manifest
+        content = manifest.meta.get("content")
         if content != CONTENT:
             raise UserError(f"config.data.path={path} is a store of {content!r}, not of pictures")
+        own_split = manifest.meta.get(OWN_SPLIT, False)
+        self.num_held_out = manifest.notes.get(HELD_OUT, 0) if own_split else None
+        self.provenance = manifest.meta.get(PROVENANCE, {})
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
