@@ -52,7 +52,8 @@ def define_flags(flags: FlagValues) -> None:
     DEFINE_integer(
         "image_size",
         64,
-        "Side of the pictures of shapes and emoji, and the resolution for config.data.min_side.",
+        "Side of drawn pictures (shapes, emoji, icons), and the resolution for "
+        "config.data.min_side.",
         flag_values=flags,
     )
     DEFINE_integer("shard_size", 10_000, "Items per shard.", flag_values=flags)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
+from imagen_jax.config.data import DRAWN_SOURCES
 from imagen_jax.data.formats.array_record import (
     CONTENT,
     HELD_OUT,
@@ -84,7 +85,11 @@ def open_records(config: DataConfig, image_size: int) -> Records:
     """
     if config.source == "mix":
         raise UserError("a mix is not converted: prepare its parts one by one, and mix the stores")
-    if config.source in ("shapes", "emoji"):
+    if config.source == "icons":
+        from imagen_jax.data.builtin.icons.records import IconRecords
+
+        return IconRecords(config.path, None, image_size)
+    if config.source in DRAWN_SOURCES:
         return _DrawnRecords(load_source(config, "train", image_size))
     return load_records(config, None)
 
@@ -145,7 +150,7 @@ def _meta(config: DataConfig, records: Records, image_size: int) -> dict[str, An
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
     values = {name: getattr(config, name) for name in (*fields, *filters)}
     values["caption_fields"] = list(config.caption_fields)
-    if config.min_side or config.source in ("shapes", "emoji"):
+    if config.min_side or config.source in DRAWN_SOURCES:
         values["image_size"] = image_size
     if getattr(records, "num_held_out", None) is not None:
         values[OWN_SPLIT] = True

@@ -99,6 +99,10 @@ def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: i
     from imagen_jax.data.records import DecodedRecords, Wanted, load_records
 
     wanted = Wanted.of(config, has_score=bool(part.score_field))
+    if part.source == "icons":
+        from imagen_jax.data.builtin.icons.records import IconRecords
+
+        return DecodedRecords(IconRecords(part.path, split, image_size), image_size, wanted)
     return DecodedRecords(load_records(part, split), image_size, wanted)
 
 
