@@ -52,7 +52,8 @@ def define_flags(flags: FlagValues) -> None:
     DEFINE_integer(
         "image_size",
         64,
-        "Side of the pictures of shapes and emoji, and the resolution for config.data.min_side.",
+        "Side of drawn pictures (shapes, emoji, icons), and the resolution for "
+        "config.data.min_side.",
         flag_values=flags,
     )
     DEFINE_integer("shard_size", 10_000, "Items per shard.", flag_values=flags)
@@ -124,12 +125,14 @@ def prepare(flags: FlagValues, config: CascadeConfig | None, options: Sequence[s
             else "The shards of this process are done; others are not yet."
         )
         return
+    from imagen_jax.data.formats.array_record import HELD_OUT
+
     size = sum(shard.size for shard in manifest.shards)
     print(
         f"{manifest.num_records:,} pictures in {len(manifest.shards)} shards, {size / 1e6:,.1f} MB"
     )
     for note, number in manifest.notes.items():
-        print(f"left out: {number:,} {note}")
+        print(f"{number:,} held out" if note == HELD_OUT else f"left out: {number:,} {note}")
     print(f"Train with --config.data.source=array_record --config.data.path={flags.out}")
 
 

@@ -8,7 +8,7 @@ from imagen_jax.checks import check_at_least, check_choice, check_positive, chec
 from imagen_jax.errors import UserError
 
 # Sources whose pictures are drawn by the program, all of them square.
-DRAWN_SOURCES = ("shapes", "emoji")
+DRAWN_SOURCES = ("shapes", "emoji", "icons")
 SOURCES = (
     *DRAWN_SOURCES,
     "folder",
@@ -28,9 +28,9 @@ class SourceConfig:
     """One set of pictures with captions; docs/data.md shows each format.
 
     Attributes:
-      source: "shapes", "emoji", "folder", "webdataset", "parquet", "arrow" (what Hugging Face
-        datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for DataConfig
-        also "mix".
+      source: "shapes", "emoji", "icons", "folder", "webdataset", "parquet", "arrow" (what Hugging
+        Face datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for
+        DataConfig also "mix".
       path: where it lies (empty for "emoji": search the usual places for the font).
       split: "tfds", "parquet" and "arrow": the stored split that is read.
       image_field: the column or file extension of the pictures (empty: the usual names).

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from imagen_jax.config import SOURCES, DataConfig, SourceConfig
 from imagen_jax.data.builtin.emoji import EmojiSource
+from imagen_jax.data.builtin.icons.records import IconRecords
 from imagen_jax.data.builtin.shapes.source import ShapesSource
 from imagen_jax.data.formats.array_record import PreparedRecords
 from imagen_jax.data.formats.arrow import ArrowRecords
@@ -63,6 +64,9 @@ def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: i
     if part.source == "emoji":
         return EmojiSource(part.path, split, image_size)
     item_filter = ItemFilter.from_config(config, has_score=bool(part.score_field))
+    if part.source == "icons":
+        icons = IconRecords(part.path, split, image_size)
+        return DecodedRecords(icons, image_size, item_filter)
     return DecodedRecords(load_records(part, split), image_size, item_filter)
 
 

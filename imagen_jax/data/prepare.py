@@ -13,7 +13,14 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.config.data import DRAWN_SOURCES
-from imagen_jax.data.formats.array_record import CONTENT, encode_record
+from imagen_jax.data.builtin.icons.records import IconRecords
+from imagen_jax.data.formats.array_record import (
+    CONTENT,
+    HELD_OUT,
+    OWN_SPLIT,
+    PROVENANCE,
+    encode_record,
+)
 from imagen_jax.data.images import decode_image
 from imagen_jax.data.open import load_records, load_source
 from imagen_jax.data.records import ItemFilter, Record, Records
@@ -41,7 +48,9 @@ def prepare(
     """Writes the encoded pictures of a source with their captions into a store.
 
     Every picture is decoded once, so that the store has no bad pictures. Pictures that are bad, or
-    that the filters of the config leave out, are counted in the notes of the manifest.
+    that the filters of the config leave out, are counted in the notes of the manifest. The store
+    has the split and the provenance of the source, if it has them (see `Records`). Held-out records
+    come last: if `max_items` leaves none of them, nothing is held out.
 
     Args:
       config: of the data.
@@ -79,6 +88,8 @@ def open_records(config: DataConfig, image_size: int) -> Records:
     """
     if config.source == "mix":
         raise UserError("a mix cannot be converted; prepare each of its parts and mix the stores")
+    if config.source == "icons":
+        return IconRecords(config.path, None, image_size)
     if config.source in DRAWN_SOURCES:
         return _DrawnRecords(load_source(config, "train", image_size))
     return load_records(config, None)
@@ -96,12 +107,13 @@ def plan_store(
     if isinstance(records, _DrawnRecords) and records.endless and not max_items:
         raise UserError(f"source {config.source!r} is endless; limit the items (--max_items=...)")
     length = min(len(records), max_items) if max_items else len(records)
-    return StorePlan(directory, length, shard_size, _meta(config, image_size))
+    return StorePlan(directory, length, shard_size, _meta(config, records, image_size))
 
 
 def reader(config: DataConfig, records: Records, image_size: int, num_threads: int) -> Read:
     """The function that reads the records of a shard; see `prepare` for arguments and errors."""
     item_filter = ItemFilter.from_config(config, has_score=bool(config.score_field))
+    first_held_out = len(records) - (getattr(records, "num_held_out", None) or 0)
 
     def read(start: int, stop: int, notes: collections.Counter[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(num_threads) as pool:
@@ -111,15 +123,19 @@ def reader(config: DataConfig, records: Records, image_size: int, num_threads: i
                 range(start, stop),
                 num_threads,
             )
-            for result in results:
+            for index, result in enumerate(results, start):
                 if isinstance(result, BadItem):
                     group = "filtered" if isinstance(result, FilteredItem) else "bad"
                     notes[f"{group}: {result.kind}"] += 1
-                else:
-                    yield result
+                    continue
+                if index >= first_held_out:
+                    notes[HELD_OUT] += 1
+                yield result
         bad = sum(number for note, number in notes.items() if note.startswith("bad: "))
         if bad > config.max_bad_share * max(stop - start, 100):
-            kinds = "\n".join(f"  {number:,} {note}" for note, number in notes.most_common())
+            kinds = "\n".join(
+                f"  {number:,} {note}" for note, number in notes.most_common() if note != HELD_OUT
+            )
             raise UserError(
                 f"of the items {start:,} to {stop:,}, a greater share than "
                 f"data.max_bad_share={config.max_bad_share} is bad:\n{kinds}\nRepair the data or "
@@ -129,7 +145,7 @@ def reader(config: DataConfig, records: Records, image_size: int, num_threads: i
     return read
 
 
-def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
+def _meta(config: DataConfig, records: Records, image_size: int) -> dict[str, Any]:
     """Settings that all runs for one store must share; not the path, since a set may be moved."""
     filters = ("min_side", "max_aspect", "min_caption_length", "max_caption_length", "min_score")
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
@@ -137,6 +153,10 @@ def _meta(config: DataConfig, image_size: int) -> dict[str, Any]:
     values["caption_fields"] = list(config.caption_fields)
     if config.min_side or config.source in DRAWN_SOURCES:
         values["image_size"] = image_size
+    if getattr(records, "num_held_out", None) is not None:
+        values[OWN_SPLIT] = True
+    if provenance := getattr(records, "provenance", None):
+        values[PROVENANCE] = provenance
     return {"content": CONTENT, **values}
 
 

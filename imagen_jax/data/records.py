@@ -46,6 +46,11 @@ class Records(Protocol):
 
     Attributes:
       skipped: what was left out while the files were scanned (reason: number).
+
+    Some sets also have these attributes:
+      num_held_out: the set has a split of its own: this many records at its end are held out, and
+        if it is 0, both splits are the whole set. None: it has no split of its own.
+      provenance: where the pictures come from (authors, licences), as plain JSON values.
     """
 
     skipped: collections.Counter[str]
@@ -181,10 +186,10 @@ class DecodedRecords:
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecords:
-    """One split of a set: every twentieth record is held out, if there are at least a hundred.
+    """One split of a set: the set's own (see `Records`), or else every twentieth is held out.
 
     The split goes by position: a set of any size is split at once, and records that are appended
-    to a set move no other record to the other split.
+    to a set move no other record to the other split. A set of less than a hundred is not split.
     """
 
     records: Records
@@ -195,10 +200,9 @@ class SplitRecords:
         return self.records.skipped
 
     def __len__(self) -> int:
-        whole = len(self.records)
-        if whole < HELD_OUT_MINIMUM:
+        whole, held_out = len(self.records), self._num_held_out()
+        if not held_out:
             return whole
-        held_out = whole // HELD_OUT_EVERY
         return held_out if self.split == "held_out" else whole - held_out
 
     def record(self, index: int) -> Record:
@@ -214,10 +218,24 @@ class SplitRecords:
     def stamps(self) -> np.ndarray:
         return self.records.stamps()[self._index_in_set(np.arange(len(self)))]
 
+    @property
+    def _own_held_out(self) -> int | None:
+        """How many records the set itself holds out, None if it has no split."""
+        return getattr(self.records, "num_held_out", None)
+
+    def _num_held_out(self) -> int:
+        if self._own_held_out is not None:
+            return self._own_held_out
+        whole = len(self.records)
+        return whole // HELD_OUT_EVERY if whole >= HELD_OUT_MINIMUM else 0
+
     def _index_in_set(self, index: Any) -> Any:
         """The index in the whole set for an index of this split, or for an array of them."""
-        if len(self.records) < HELD_OUT_MINIMUM:
+        held_out = self._num_held_out()
+        if not held_out:
             return index
+        if self._own_held_out is not None:
+            return index + (len(self.records) - held_out if self.split == "held_out" else 0)
         if self.split == "held_out":
             return index * HELD_OUT_EVERY + HELD_OUT_EVERY - 1
         return index + index // (HELD_OUT_EVERY - 1)

@@ -18,6 +18,11 @@ from imagen_jax.stores.store import MissingShardError, RecordError, RecordStore
 
 # Entry `content` in the manifest of a store of pictures.
 CONTENT = "pictures"
+# In the metadata of a store: its records come from a set with a split of its own.
+OWN_SPLIT = "own_split"
+PROVENANCE = "provenance"
+# A shard's note: how many of its records, the last ones, are held out.
+HELD_OUT = "held out"
 
 
 class PreparedRecords:
@@ -27,7 +32,7 @@ class PreparedRecords:
       config: `path` is the directory of the store.
 
     Attributes:
-      folder: see `Records`.
+      folder, num_held_out, provenance: see `Records`.
       skipped: always empty, since unreadable pictures were left out when the store was made.
 
     Raises:
@@ -39,11 +44,15 @@ class PreparedRecords:
             raise UserError("config.data.path is empty; set it to the store that prepare_data made")
         self.folder = Path(os.path.expanduser(config.path))
         self._store = RecordStore(self.folder)
-        content = self._store.manifest.meta.get("content")
+        manifest = self._store.manifest
+        content = manifest.meta.get("content")
         if content != CONTENT:
             raise UserError(
                 f"config.data.path={config.path} is a store of {content!r}, not of pictures"
             )
+        own_split = manifest.meta.get(OWN_SPLIT, False)
+        self.num_held_out = manifest.notes.get(HELD_OUT, 0) if own_split else None
+        self.provenance = manifest.meta.get(PROVENANCE, {})
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:

@@ -109,7 +109,7 @@ def test_errors_name_the_remedy(tmp_path, setup):
 
 
 def test_unknown_source_and_split():
-    with pytest.raises(UserError, match="shapes, emoji, folder"):
+    with pytest.raises(UserError, match="shapes, emoji, icons, folder"):
         load_source(DataConfig(source="imagenet"), "train", 16)
     with pytest.raises(UserError, match="held_out"):
         load_source(DataConfig(), "validation", 16)
