@@ -3,6 +3,8 @@
     python -m imagen_jax.cli.evaluate --config=configs/shapes.py
     python -m imagen_jax.cli.evaluate --workdir=runs/shapes --out=outputs/after_1h \\
         --compare=outputs/evaluation/report.json
+    python -m imagen_jax.cli.evaluate --config=configs/shapes.py --num_prompts=60 \\
+        --sweep_guidance=1,2,3,5,8,11,15 --out=outputs/guidance_sweep
 
 If it is interrupted, the same command continues it. Sampling settings come from --config, else from
 the weights, and are replaced as in sample.py (--num_steps=50, --num_steps=base=50,sr64=20).
@@ -74,6 +76,13 @@ def define_flags(flags: FlagValues) -> None:
     DEFINE_string(
         "compare", None, "The report.json of another evaluation to compare with.", flag_values=flags
     )
+    DEFINE_string(
+        "sweep_guidance",
+        None,
+        "Guidance weights, such as 1,3,5: evaluate the first stage with each of them and each kind "
+        "of threshold, and plot the figures.",
+        flag_values=flags,
+    )
     define_sampling_flags(flags)
 
 
@@ -82,6 +91,7 @@ def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
     # What needs no weights is checked first, before seconds go into imports.
     if Path(flags.out).exists() and not Path(flags.out).is_dir():
         raise UserError(f"--out={flags.out} is a file; give a directory")
+    weights = parse_weights(flags.sweep_guidance)
     from imagen_jax.evaluation.compare import compare, read_report, text_comparison
 
     other = read_report(flags.compare) if flags.compare else None
@@ -91,6 +101,7 @@ def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
     )
 
     from imagen_jax.evaluation import evaluate as evaluation
+    from imagen_jax.evaluation.guidance_sweep import sweep
     from imagen_jax.evaluation.prompts import load_prompts
     from imagen_jax.evaluation.tables import text_report
     from imagen_jax.sampling import Cascade
@@ -108,11 +119,28 @@ def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
         num_true=flags.num_true,
         batch_size=flags.batch_size,
     )
-    report = evaluation.evaluate(cascade, data, prompts, request, Path(flags.out))
+    out = Path(flags.out)
+    if weights is not None:
+        sweep(cascade, data, prompts, request, weights, out)
+        print(f"\nLook at {out}/")
+        return
+    report = evaluation.evaluate(cascade, data, prompts, request, out)
     print(f"\n{text_report(report)}\n")
     if other is not None:
         print(f"{text_comparison(compare(other, report))}\n")
-    print(f"Look at {Path(flags.out) / evaluation.PAGE_FILE}")
+    print(f"Look at {out / evaluation.PAGE_FILE}")
+
+
+def parse_weights(text: str | None) -> list[float] | None:
+    """The weights of `--sweep_guidance`, None without it. Raises UserError."""
+    if text is None:
+        return None
+    try:
+        return [float(weight) for weight in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--sweep_guidance={text} is not a list of numbers, such as 1,3,5"
+        ) from error
 
 
 def _chain(cascade, stages: str | None) -> list[str]:

@@ -1,123 +1,79 @@
-"""Mean squared error of x_hat of base stages at fixed noise levels.
-
-    python -m benchmarks.denoising_error runs/a runs/b [--stage=base] [--num_images=256]
+"""Mean squared error of x_hat at fixed noise levels.
 
 The losses of two runs cannot be compared if the runs differ in prediction type or loss weighting.
 This error can, and it tells runs apart after a few thousand pictures, long before pictures match
-their captions. It is the mean over held-out scenes of `shapes` with their captions, in [-1, 1],
-with the same noise for all. Directories are work directories or exported weights.
+their captions.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.data.builtin.shapes import caption, render, scene
-from imagen_jax.diffusion import process
-from imagen_jax.errors import UserError
-from imagen_jax.models import apply_network, project_text
-from imagen_jax.text.encoder import load_encoder
-from imagen_jax.types import Array, TextCond, normalize_image
-from imagen_jax.weights import artefact
+from imagen_jax.denoiser import LowRes, network_denoiser
+from imagen_jax.diffusion.augmentation import low_res_condition
+from imagen_jax.diffusion.process import diffuse
+from imagen_jax.diffusion.resize import downsample
+from imagen_jax.stage import Stage
+from imagen_jax.types import Array, Params, TextCond, normalize_image
 
 LOGSNRS = (-5, -4, -3, -2, -1, 0, 1, 2, 4)
-SCENE_SEED = -1  # training refuses negative seeds
 
 
-@dataclasses.dataclass(frozen=True)
-class Denoiser:
-    """A base stage as a function to x_hat.
+def denoising_error(
+    stage: Stage, params: Params, text: TextCond, images: np.ndarray, batch_size: int
+) -> dict[str, float]:
+    """The error of a stage on true pictures, without guidance and thresholding.
 
-    Attributes:
-      resolution: side of its pictures.
-      encode: encodes captions for `x_hat`.
-      x_hat: `(x [B, H, W, 3], eps, text, logsnr) -> [B, H, W, 3]`: the estimate of x from x with
-        noise eps at that log-SNR.
+    Args:
+      stage: a super-resolution stage gets the pictures, down-sampled, with the aug_level of its
+        sampling settings.
+      params: of its network.
+      text: captions of the pictures, batch size N.
+      images: `[N, H, W, 3]` uint8.
+      batch_size: pictures at once.
+
+    Returns:
+      By log-SNR, as text such as "-5": the mean of (x_hat - x)^2 over pictures in [-1, 1]. The
+      noise of a picture follows from its number alone.
     """
-
-    resolution: int
-    encode: Callable[[Sequence[str]], TextCond]
-    x_hat: Callable[[Array, Array, TextCond, float], Array]
-
-
-def load_denoiser(directory: str, name: str) -> Denoiser:
-    """Loads one base stage.
-
-    Raises:
-      UserError: there are no such weights, or the stage is a super-resolution stage.
-    """
-    weights = artefact.load(directory)
-    if name not in weights.stages:
-        raise UserError(f"{directory} has no stage {name!r}, only {', '.join(weights.stages)}")
-    stage = weights.config.stages[name]
-    if stage.low_resolution:
-        raise UserError(f"stage {name!r} is a super-resolution stage; give a base stage")
-    encoder = load_encoder(weights.config.text)
-    model = stage.model.make_network(low_res=False, text_dim=encoder.dim)
-    params = jax.tree.map(jnp.asarray, weights.stages[name].params)
-
-    @jax.jit
-    def denoise(params, x, eps, text, level):
-        logsnr = jnp.full((x.shape[0],), level)
-        z = process.diffuse(x, eps, logsnr)
-        prediction = apply_network(model, params, z, logsnr, project_text(model, params, text))
-        return process.predict_x(prediction, z, logsnr, stage.diffusion.prediction)
-
-    return Denoiser(
-        resolution=stage.resolution,
-        encode=encoder.encode_captions,
-        x_hat=functools.partial(denoise, params),
-    )
+    size = min(batch_size, len(images))
+    total = np.zeros(len(LOGSNRS))
+    errors = jax.jit(functools.partial(_errors, stage))
+    for start in range(0, len(images), size):
+        # The last batch is filled up with the last picture, so that nothing recompiles.
+        rows = np.arange(start, start + size)
+        index = np.minimum(rows, len(images) - 1)
+        batch_text = jax.tree.map(lambda leaf, i=index: jnp.asarray(leaf)[i], text)
+        each = errors(params, batch_text, jnp.asarray(images[index]), jnp.asarray(index))
+        total += np.asarray(each, np.float64)[:, rows < len(images)].sum(axis=1)
+    return {str(level): float(e / len(images)) for level, e in zip(LOGSNRS, total, strict=True)}
 
 
-def load_denoisers(
-    parser: argparse.ArgumentParser, directories: Sequence[str], name: str
-) -> dict[str, Denoiser]:
-    """The base stage `name` of each directory; ends the program with a message if it is missing."""
-    try:
-        return {directory: load_denoiser(directory, name) for directory in directories}
-    except UserError as error:
-        parser.error(str(error))
+def _errors(stage: Stage, params: Params, text: TextCond, images: Array, index: Array) -> Array:
+    """`[levels, B]`: the error of each picture."""
+    x = normalize_image(images)
 
+    def noise(number: int, shape: tuple[int, ...]) -> Array:
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(number), i))(index)
+        return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
-def held_out_scenes(num_images: int, resolution: int) -> tuple[list[str], Array]:
-    """Captions of held-out scenes, and their pictures `[num_images, H, W, 3]` in [-1, 1]."""
-    scenes = [scene(SCENE_SEED, index) for index in range(num_images)]
-    texts = [caption(one, SCENE_SEED, index).text for index, one in enumerate(scenes)]
-    x = normalize_image(jnp.asarray(np.stack([render(one, resolution) for one in scenes])))
-    return texts, x
+    condition = None
+    if stage.factor:
+        small = downsample(x, stage.factor)
+        aug_level = jnp.full(len(x), stage.config.sample.aug_level)
+        noisy = low_res_condition(small, stage.factor, aug_level, noise(1, small.shape[1:]))
+        condition = LowRes(noisy, aug_level)
+    prediction = stage.config.diffusion.prediction
+    denoise = network_denoiser(stage.network, params, text, prediction, condition)
+    eps = noise(0, x.shape[1:])
 
+    def at_level(level: Array) -> Array:
+        logsnr = jnp.full(len(x), level)
+        x_hat = denoise(diffuse(x, eps, logsnr), logsnr).x_hat
+        return jnp.mean(jnp.square(x_hat - x), axis=(1, 2, 3))
 
-def errors(denoiser: Denoiser, num_images: int) -> dict[int, float]:
-    """Mean squared error of x_hat by log-SNR."""
-    texts, x = held_out_scenes(num_images, denoiser.resolution)
-    eps = jax.random.normal(jax.random.key(0), x.shape)
-    text = denoiser.encode(texts)
-    return {
-        level: float(jnp.mean((denoiser.x_hat(x, eps, text, float(level)) - x) ** 2))
-        for level in LOGSNRS
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directories", nargs="+")
-    parser.add_argument("--stage", default="base")
-    parser.add_argument("--num_images", type=int, default=256)
-    flags = parser.parse_args()
-    denoisers = load_denoisers(parser, flags.directories, flags.stage)
-    print("log-SNR".ljust(32), *(f"{level:7d}" for level in LOGSNRS))
-    for directory, denoiser in denoisers.items():
-        row = errors(denoiser, flags.num_images)
-        print(directory[-32:].ljust(32), *(f"{value:7.4f}" for value in row.values()), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return jax.lax.map(at_level, jnp.array(LOGSNRS, jnp.float32))

@@ -22,11 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from imagen_jax.config import DataConfig, SampleConfig, StageConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
+from imagen_jax.evaluation.denoising_error import denoising_error
 from imagen_jax.evaluation.drawing import (
     Folder,
     Job,
@@ -93,6 +95,8 @@ def evaluate(
     _draw(cascade, jobs)
     start = time.perf_counter()
     report = {"settings": settings, **make_report(pictures, cascade.artefact.stages, data)}
+    for name, entry in report["stages"].items():
+        entry["denoising_error"] = _denoising_error(cascade, pictures, request, name)
     write_json(out / REPORT_FILE, report)
     page = html_report(report, pictures, data)
     write_atomically(epath.Path(out / PAGE_FILE), page.encode("utf-8"))
@@ -100,8 +104,19 @@ def evaluate(
     return report
 
 
+def _denoising_error(
+    cascade: Cascade, pictures: Pictures, request: Request, name: str
+) -> dict[str, float]:
+    """Of the true pictures of `num_true` prompts, see `denoising_error`."""
+    stage = cascade.stages[name]
+    text = cascade.encode([prompt.text for prompt in pictures.with_truth])
+    images = np.stack(list(pictures.truth(stage.config.resolution)))
+    batch_size = request.batch_size or cascade.default_batch_size(name)
+    return denoising_error(stage, cascade.artefact.stages[name].params, text, images, batch_size)
+
+
 def _pictures(cascade: Cascade, prompts: PromptSet, request: Request, out: Path) -> Pictures:
-    stages = {name: cascade.artefact.config.stages[name] for name in request.sampling}
+    stages = {name: cascade.config.stages[name] for name in request.sampling}
     first: StageConfig = next(iter(stages.values()))
     repeats: tuple[Prompt, ...] = ()
     if not first.low_resolution:
@@ -128,7 +143,7 @@ def _settings(
     lines = "\n".join(f"{p.name} {p.seed} {p.text}" for p in pictures.prompts.prompts)
     return {
         "format_version": FORMAT_VERSION,
-        "cascade": cascade.artefact.config.name,
+        "cascade": cascade.config.name,
         "data": {"source": data.source, "path": data.path},
         "num_prompts": len(pictures.prompts.prompts),
         "num_true": pictures.num_true,

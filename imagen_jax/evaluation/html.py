@@ -82,6 +82,9 @@ def _tables(report: Mapping[str, Any]) -> list[str]:
                 true = tables.percent(stage["true_pictures"]["accepted"])
                 body.append(_paragraph(f"True pictures are accepted in {true} of cases."))
     body += ["<h2>Colour and diversity</h2>", _table(tables.statistics_table(report["stages"]))]
+    denoising = tables.denoising_table(report["stages"])
+    if len(denoising) > 1:
+        body += ["<h2>Error of the denoised pictures</h2>", _table(denoising)]
     enlarged = tables.super_resolution_table(report["stages"])
     if len(enlarged) > 1:
         body += ["<h2>Super-resolution</h2>", _table(enlarged)]

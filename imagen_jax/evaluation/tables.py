@@ -51,6 +51,19 @@ def statistics_table(stages: Mapping[str, Any]) -> list[list[str]]:
     return table
 
 
+def denoising_table(stages: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of strings, the heading first: the error of x_hat by log-SNR of each stage.
+
+    The heading alone for the report of an earlier version, which has no such error.
+    """
+    errors = {name: s["denoising_error"] for name, s in stages.items() if "denoising_error" in s}
+    levels = [level for error in errors.values() for level in error]
+    table = [["error of x_hat at log-SNR", *dict.fromkeys(levels)]]
+    for name, error in errors.items():
+        table.append([name, *(f"{value:.4f}" for value in error.values())])
+    return table
+
+
 def super_resolution_table(stages: Mapping[str, Any]) -> list[list[str]]:
     """Rows of strings, the heading first; the heading alone without super-resolution stages."""
     table = [
@@ -99,9 +112,9 @@ def text_report(report: Mapping[str, Any]) -> str:
             blocks += [f"{name}: {stage['resolution']}x{stage['resolution']}"]
             blocks += [_columns(accuracy_table(stage["accuracy"]))]
     blocks.append(_columns(statistics_table(report["stages"])))
-    enlarged = super_resolution_table(report["stages"])
-    if len(enlarged) > 1:
-        blocks.append(_columns(enlarged))
+    for table in (denoising_table(report["stages"]), super_resolution_table(report["stages"])):
+        if len(table) > 1:
+            blocks.append(_columns(table))
     if "nearest" in report:
         blocks.append("Median distance to the nearest training picture:")
         blocks.append(_columns(nearest_table(report["nearest"])))

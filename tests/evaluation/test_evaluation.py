@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import itertools
 import json
 import re
 
@@ -31,6 +32,7 @@ from imagen_jax.models import EfficientUNetConfig
 from imagen_jax.sampling import Cascade
 from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
+from imagen_jax.types import TextCond
 from imagen_jax.weights.artefact import Artefact, StageWeights
 
 SHAPES = DataConfig(source="shapes")
@@ -64,12 +66,20 @@ class PerfectCascade:
     """Draws the true picture of each prompt, a blank for `wrong` ones; sr64 is a little darker."""
 
     def __init__(self, prompts, wrong=()):
+        self.config = CONFIG
+        self.stages = {name: open_stage(CONFIG, name, 4) for name in CONFIG.stages}
+        # Networks that answer 0; no picture is drawn with them.
+        zeros = {
+            name: jax.tree.map(lambda s: np.zeros(s.shape, np.float32), stage.abstract_params())
+            for name, stage in self.stages.items()
+        }
         self.artefact = Artefact(
             config=CONFIG,
             encoder_identity="e",
             tokenizer_hash="t",
-            stages={name: weights({}, name) for name in CONFIG.stages},
+            stages={name: weights(params, name) for name, params in zeros.items()},
         )
+        self.texts = [p.text for p in prompts.prompts]
         self.prompts, self.wrong = prompts, wrong
         self.true = {
             name: dict(
@@ -86,10 +96,14 @@ class PerfectCascade:
         return 16
 
     def encode(self, prompts):
-        return prompts
+        """Text that only says which prompt it is."""
+        number = np.array([self.texts.index(prompt) for prompt in prompts], np.float32)
+        tokens = np.broadcast_to(number[:, None, None], (len(prompts), 2, 4))
+        return TextCond(tokens, np.ones((len(prompts), 2), bool))
 
     def draw_batch(self, name, text, seeds, settings, low_res=None):
         assert (low_res is None) == (name == "base")
+        text = [self.texts[int(number)] for number in text.tokens[:, 0, 0]]
         if low_res is not None:
             assert low_res.shape == (len(text), 32, 32, 3) and low_res.dtype == np.uint8
         pictures = np.stack([self.true[name][prompt] for prompt in text])
@@ -108,6 +122,19 @@ def perfect(prompts, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation") / "out"
     wrong = [prompt.text for prompt in prompts.prompts[:2]]
     return evaluate(PerfectCascade(prompts, wrong), SHAPES, prompts, REQUEST, out), out
+
+
+def test_the_denoising_error_is_that_of_the_true_pictures(perfect, prompts):
+    report, out = perfect
+    stage = report["stages"]["base"]
+    true = np.stack(list(itertools.islice(prompts.true_pictures(32), REQUEST.num_true))) / 127.5 - 1
+    # A v of 0 makes x_hat = alpha z = alpha^2 x + alpha sigma eps, so that the error is
+    # sigma^4 x^2 + alpha^2 sigma^2 eps^2; the mean over the noise is known to 1 %.
+    for level, error in stage["denoising_error"].items():
+        alpha2 = 1 / (1 + np.exp(-float(level)))
+        expected = (1 - alpha2) ** 2 * np.mean(true**2) + alpha2 * (1 - alpha2)
+        assert error == pytest.approx(expected, rel=0.05)
+    assert "Error of the denoised pictures" in (out / "report.html").read_text()
 
 
 def test_what_is_accepted_and_what_is_not(perfect, prompts):

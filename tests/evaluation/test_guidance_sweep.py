@@ -4,15 +4,16 @@ import json
 
 import pytest
 
-from benchmarks import guidance_sweep
+from imagen_jax.cli import evaluate
 
 pytestmark = pytest.mark.slow
 
 
 def test_sweep_writes_figures_and_continues(tmp_path, capsys):
     pytest.importorskip("matplotlib")  # CI installs it for the slow tests
-    arguments = [f"--out={tmp_path}", "--num_prompts=5", "--guidance_weights=1,9"]
-    assert guidance_sweep.main(arguments) == 0
+    arguments = [f"--out={tmp_path}", "--num_prompts=5", "--sweep_guidance=1,9"]
+    arguments += ["--weights=shapes", "--num_true=5"]
+    assert evaluate.main(arguments) == 0
     # The base has 16 pixels, too few for the scorer: figures without a score, and no plot.
     assert [path.name for path in tmp_path.glob("*.png")] == ["sweep_sr64.png"]
     assert (tmp_path / "sweep_sr64.png").stat().st_size > 10_000
@@ -26,7 +27,7 @@ def test_sweep_writes_figures_and_continues(tmp_path, capsys):
 
     pictures = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     pictures.pop(tmp_path / "sweep_sr64.png")
-    assert guidance_sweep.main(arguments) == 0
+    assert evaluate.main(arguments) == 0
     assert all(path.stat().st_mtime_ns == time for path, time in pictures.items())
     assert json.loads((tmp_path / "sweep.json").read_text()) == sweep
 
@@ -34,14 +35,12 @@ def test_sweep_writes_figures_and_continues(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--guidance_weights=1,two"], "is not a list of numbers"),
+        (["--sweep_guidance=1,two"], "is not a list of numbers"),
         (["--num_prompts=2"], "too few"),
-        (["--workdir=nowhere"], "nowhere"),
+        (["--weights=nowhere"], "nowhere"),
     ],
 )
 def test_wrong_arguments_are_one_message(tmp_path, capsys, arguments, message):
-    try:
-        status = guidance_sweep.main([f"--out={tmp_path}", *arguments])
-    except SystemExit as error:  # argparse's own
-        status = error.code
-    assert status == 2 and message in capsys.readouterr().err
+    arguments = ["--weights=shapes", "--sweep_guidance=1,9", f"--out={tmp_path}", *arguments]
+    assert evaluate.main(arguments) == 2
+    assert message in capsys.readouterr().err
