@@ -11,7 +11,7 @@ import jax.numpy as jnp
 Array = jax.Array
 Params = dict[str, Any]
 
-# The axes of the mesh over which the leading axis of a batch lies.
+# The axes of the mesh over which the leading axis of a batch is sharded.
 BATCH_AXES = ("data", "fsdp")
 
 

@@ -19,7 +19,7 @@ SOURCES = (
     "array_record",
     "mix",
 )
-# Endless drawings have no epochs that could be mixed with those of a set.
+# "shapes" is endless: it has no epochs, by which the parts of a mix are weighted.
 MIXABLE_SOURCES = tuple(source for source in SOURCES if source not in ("mix", "shapes"))
 
 
@@ -31,7 +31,7 @@ class SourceConfig:
       source: "shapes", "emoji", "icons", "folder", "webdataset", "parquet", "arrow" (what Hugging
         Face datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for
         DataConfig also "mix".
-      path: where it lies (empty for "emoji": search the usual places for the font).
+      path: of the files (empty for "emoji": search the usual places for the font).
       split: "tfds", "parquet" and "arrow": the stored split that is read.
       image_field: the column or file extension of the pictures (empty: the usual names).
       caption_fields: the columns or JSON keys of the captions, `captions/text` for one in a group

@@ -37,7 +37,7 @@ Threshold = Union[THRESHOLDS]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """What is diffused and what the network predicts.
+    """The diffusion process and what the network predicts.
 
     Attributes:
       prediction: "eps", "v" or "x".

@@ -33,8 +33,8 @@ def noise_low_res(low_res: Array, aug_level: Array, eps: Array) -> Array:
     """Noise conditioning augmentation: variance preserving noise at low resolution.
 
     The level is a time of the cosine schedule (the paper leaves the mapping open), so that 0.1,
-    0.2 and 0.3 have signal-to-noise ratios of about 40, 9.5 and 3.9. The result is enlarged
-    afterwards; the network is told the level.
+    0.2 and 0.3 have signal-to-noise ratios of about 40, 9.5 and 3.9. The result is
+    up-sampled afterwards, and the network receives the level as an input.
 
     Args:
       low_res: `[B, h, w, C]` float32, in [-1, 1].

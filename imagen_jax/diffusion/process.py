@@ -20,7 +20,7 @@ PREDICTIONS = ("eps", "v", "x")
 
 
 def expand(value: Array, ndim: int) -> Array:
-    """A `[B]` or scalar `value` with axes of size 1 behind it, for arrays of `ndim` axes."""
+    """A `[B]` or scalar `value` with axes of size 1 appended, for arrays of `ndim` axes."""
     value = jnp.asarray(value, jnp.float32)
     return value.reshape(value.shape + (1,) * (ndim - value.ndim))
 
@@ -63,7 +63,7 @@ def posterior(z_t: Array, x: Array, logsnr_t: Array, logsnr_s: Array) -> tuple[A
 
 
 def target(x: Array, eps: Array, logsnr: Array, kind: str) -> Array:
-    """What a network of prediction type `kind` ("x", "eps" or "v") should answer.
+    """The target of a network of prediction type `kind` ("x", "eps" or "v").
 
     Args:
       x, eps: `[B, H, W, C]` float32.

@@ -84,8 +84,8 @@ def logsnr_linear(t: Array) -> Array:
 def logsnr_normal(t: Array, mean: float, std: float) -> Array:
     """A normal distribution of the log-SNR over uniform times, clipped to [-20, 20].
 
-    For training only: examples gather around `mean`, where what is drawn is decided, while a
-    sampler keeps to a schedule that reaches both ends. It is the log-normal distribution of noise
+    For training only: it concentrates the examples around `mean`. Sampling needs a schedule that
+    reaches both ends. It is the log-normal distribution of noise
     levels of EDM (Karras et al. 2022, Table 1), whose P_mean and P_std are -mean / 2 and std / 2.
 
     Args:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from imagen_jax.config import DataConfig, SampleConfig, StageConfig, to_json_dict
+from imagen_jax.config import DataConfig, SampleConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation import super_resolution
 from imagen_jax.evaluation.denoising_error import denoising_error
@@ -41,6 +41,7 @@ from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.report import Pictures, make_report
 from imagen_jax.files import write_atomically, write_json
 from imagen_jax.sampling import Cascade
+from imagen_jax.stage import Stage
 
 FORMAT_VERSION = 1
 REPORT_FILE = "report.json"
@@ -116,10 +117,10 @@ def _denoising_error(
 
 
 def _pictures(cascade: Cascade, prompts: PromptSet, request: Request, out: Path) -> Pictures:
-    stages = {name: cascade.config.stages[name] for name in request.sampling}
-    first: StageConfig = next(iter(stages.values()))
+    stages = {name: cascade.stages[name] for name in request.sampling}
+    first: Stage = next(iter(stages.values()))
     repeats: tuple[Prompt, ...] = ()
-    if not first.low_resolution:
+    if not first.factor:
         repeats = tuple(
             prompt.repeated(repeat)
             for prompt in prompts.prompts[:DIVERSITY_PROMPTS]
@@ -173,7 +174,7 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
             folder: Folder,
             low_res: Folder | None,
             name: str = name,
-            stage: StageConfig = stage,
+            stage: Stage = stage,
         ) -> Job:
             return Job(
                 stage=name,
@@ -182,14 +183,14 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
                 low_res=low_res,
                 sampling=request.sampling[name],
                 batch_size=request.batch_size or cascade.default_batch_size(name),
-                cost=request.sampling[name].num_steps * stage.resolution**2,
+                cost=request.sampling[name].num_steps * stage.config.resolution**2,
             )
 
         if pictures.generated:
             all_prompts = pictures.prompts.prompts + pictures.repeats
             jobs.append(job(all_prompts, pictures.drawn(name), previous))
             previous = pictures.drawn(name)
-        if stage.low_resolution:
+        if stage.factor:
             low_res = pictures.true_low_res(name)
             jobs.append(job(pictures.with_truth, pictures.from_truth(name), low_res))
     return jobs
@@ -198,15 +199,15 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
 def _write_true_low_res(pictures: Pictures) -> None:
     """Writes the reduced true pictures of each super-resolution stage that are not there yet."""
     for name, stage in pictures.stages.items():
-        if not stage.low_resolution:
+        if not stage.factor:
             continue
         folder = pictures.true_low_res(name)
         if all(folder.file(prompt).exists() for prompt in pictures.with_truth):
             continue
         folder.path.mkdir(parents=True, exist_ok=True)
-        truth = pictures.truth(stage.resolution)
+        truth = pictures.truth(stage.config.resolution)
         for prompt, picture in zip(pictures.with_truth, truth, strict=True):
-            folder.write(prompt, super_resolution.reduce(picture, stage.low_resolution))
+            folder.write(prompt, super_resolution.reduce(picture, stage.config.low_resolution))
 
 
 def _draw(cascade: Cascade, jobs: list[Job]) -> None:

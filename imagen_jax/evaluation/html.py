@@ -106,7 +106,7 @@ def _pictures(report: Mapping[str, Any], pictures: Pictures, data: DataConfig) -
     final = list(pictures.stages)[-1]
     rows = list(zip(report["prompts"], pictures.prompts.prompts, strict=True))
     if "accuracy" not in report["stages"][final]:
-        source = load_source(data, "train", pictures.stages[final].resolution)
+        source = load_source(data, "train", pictures.stages[final].config.resolution)
         shown = rows[:MAX_UNSCORED]
         return _section("Pictures", rows, shown, pictures, source if "nearest" in report else None)
     failed = [row for row in rows if not row[0]["scores"][final]["accepted"]]
@@ -159,8 +159,8 @@ def _card(
 def _enlarged(pictures: Pictures) -> list[str]:
     """True pictures beside their reductions and what each stage makes of those."""
     cards = []
-    for stage, config in pictures.stages.items():
-        truth = pictures.truth(config.resolution)
+    for stage, opened in pictures.stages.items():
+        truth = pictures.truth(opened.config.resolution)
         for prompt, true in zip(pictures.with_truth[:MAX_UNSCORED], truth, strict=False):
             figures = [
                 _figure(pictures.true_low_res(stage).read(prompt), "low resolution"),

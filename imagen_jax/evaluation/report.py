@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from imagen_jax.config import DataConfig, StageConfig
+from imagen_jax.config import DataConfig
 from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
 from imagen_jax.evaluation.caption_accuracy import Score, accuracy_by_group
 from imagen_jax.evaluation.drawing import Folder
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.proportions import paired, share
 from imagen_jax.evaluation.scorer import Scorer, scorer_of
+from imagen_jax.stage import Stage
 from imagen_jax.weights.artefact import StageWeights
 
 
@@ -35,13 +36,13 @@ class Pictures:
     root: Path
     prompts: PromptSet
     repeats: tuple[Prompt, ...]
-    stages: dict[str, StageConfig]
+    stages: dict[str, Stage]
     num_true: int
 
     @property
     def generated(self) -> bool:
         """Whether the chain starts at a base stage, so that `drawn` has pictures."""
-        return not next(iter(self.stages.values())).low_resolution
+        return not next(iter(self.stages.values())).factor
 
     @property
     def with_truth(self) -> tuple[Prompt, ...]:
@@ -90,13 +91,13 @@ def make_report(
     ]
     stages: dict[str, dict[str, Any]] = {}
     for name, stage in pictures.stages.items():
-        too_small = scorer is not None and stage.resolution < scorer.min_resolution
+        too_small = scorer is not None and stage.config.resolution < scorer.min_resolution
         judge = None if too_small else scorer
         entry = {
-            "resolution": stage.resolution,
+            "resolution": stage.config.resolution,
             "trained_on_images": weights[name].images_seen,
             "parameters": weights[name].num_parameters,
-            "true_pictures": _true_pictures(pictures, stage.resolution, judge),
+            "true_pictures": _true_pictures(pictures, stage.config.resolution, judge),
         }
         scores = None
         if pictures.generated:
@@ -111,12 +112,12 @@ def make_report(
                 entry["accuracy"] = accuracy_by_group(scores, prompts, judge.parts)
                 for row, score in zip(rows, scores, strict=True):
                     row["scores"][name] = _score_entry(score)
-        if stage.low_resolution:
+        if stage.factor:
             entry["super_resolution"] = _super_resolution(pictures, name, scores, judge)
         stages[name] = entry
         if too_small:
             notes.append(
-                f"{name}: pictures of {stage.resolution} pixels are too small to be read "
+                f"{name}: pictures of {stage.config.resolution} pixels are too small to be read "
                 f"(at least {scorer.min_resolution}), so nothing says whether they obey their "
                 f"captions."
             )
@@ -176,11 +177,11 @@ def _super_resolution(
     prompts = pictures.with_truth
     outputs, low_res = pictures.from_truth(name), pictures.true_low_res(name)
     measured, psnr, bilinear = [], [], []
-    for prompt, truth in zip(prompts, pictures.truth(stage.resolution), strict=True):
+    for prompt, truth in zip(prompts, pictures.truth(stage.config.resolution), strict=True):
         output, small = outputs.read(prompt), low_res.read(prompt)
         measured.append(super_resolution.fidelity(output, small))
         psnr.append(super_resolution.psnr(output, truth))
-        enlarged = super_resolution.enlarge(small, stage.resolution)
+        enlarged = super_resolution.enlarge(small, stage.config.resolution)
         bilinear.append(super_resolution.psnr(enlarged, truth))
     from_truth = {
         **super_resolution.summarize(measured),
@@ -214,7 +215,7 @@ def _nearest(pictures: Pictures, data: DataConfig, rows: list[dict[str, Any]]) -
     folder = pictures.drawn(stage)
     groups: dict[str, dict[str, list[float]]] = {}
     truth = itertools.chain(
-        pictures.truth(pictures.stages[stage].resolution), itertools.repeat(None)
+        pictures.truth(pictures.stages[stage].config.resolution), itertools.repeat(None)
     )
     for row, prompt, true_picture in zip(rows, pictures.prompts.prompts, truth, strict=False):
         found = nearest.nearest(folder.read(prompt), training)

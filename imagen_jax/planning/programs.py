@@ -30,25 +30,24 @@ EFFORTS = {"low": -1.0, "full": 0.0}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of one program. Bytes are of one device.
+    """Facts about one compiled program. Bytes are per device.
 
     Attributes:
       program: "train" or "sample".
       mesh: sizes of the mesh axes by name.
       parameters: scalars in the network.
-      rows: pictures that one run of the program takes or makes, over all devices.
+      rows: pictures per run of the program, over all devices.
       model_flops: operations in its matrix products and convolutions, all devices, as the network
         is defined.
       executed_flops: the same with what is computed twice to save memory.
       state_bytes: train state (or weights), as numbers without padding.
-      batch_bytes: inputs beside that.
-      argument_bytes: both as they lie on the device, with padding.
-      peak_bytes: most memory held at one moment, arguments included; None if the program did not
-        fit.
+      batch_bytes: the other inputs.
+      argument_bytes: both on the device, with padding.
+      peak_bytes: peak memory, arguments included; None if the program did not fit.
       code_bytes: the program itself.
-      too_large: "" or what the compiler said when the program did not fit.
-      needed_bytes: then: what it said would be needed, None if it did not.
-      compile_seconds: what it took.
+      too_large: "", or the message of the compiler if the program did not fit.
+      needed_bytes: the memory that this message names, None if it names none.
+      compile_seconds: time of the compilation.
     """
 
     program: str

@@ -11,7 +11,7 @@
 
     settings = {"base": dataclasses.replace(cascade.settings("base"), guidance=Guidance(5.0))}
     cascade("a blue square", stages=["base"], settings=settings)
-    cascade("a blue square", low_res_image="mine.png")  # super-resolution of one's own picture
+    cascade("a blue square", low_res_image="mine.png")  # super-resolution of a picture
     cascade("a blue square", aspect="3:2")            # if trained with data.aspect_buckets
 
 Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
@@ -78,7 +78,7 @@ class Cascade:
         """Loads an exported cascade, a run (`workdir`) or one stage of a run.
 
         Args:
-          text_encoder: where the text encoder lies, if not where it lay in training.
+          text_encoder: path of the text encoder, if it was moved since training.
 
         Raises:
           UserError: no or damaged weights, another text encoder than in training.
@@ -138,7 +138,7 @@ class Cascade:
         """Draws pictures.
 
         Args:
-          prompts: any text, also empty. What is longer than the encoder reads is cut, with a
+          prompts: any text, also empty. Prompts longer than the encoder reads are cut, with a
             warning.
           num_images: pictures per prompt.
           seed: of the first picture of each prompt; the others follow.

@@ -42,8 +42,8 @@ class Result:
         return [Image.fromarray(picture) for picture in self.images[stage or last]]
 
     def metadata(self, stage: str) -> dict[str, Any]:
-        """What all pictures of a stage have in common, JSON-like."""
-        # A picture follows from the settings and weights of the stages before it, too.
+        """The metadata that all pictures of a stage share, as plain JSON values."""
+        # A picture also depends on the settings and weights of the earlier stages.
         stages = list(self.images)[: list(self.images).index(stage) + 1]
         return {
             "software": f"imagen_jax {__version__}",
@@ -56,8 +56,8 @@ class Result:
     def save(self, directory: str | os.PathLike[str]) -> list[epath.Path]:
         """Writes `<stage>/<prompt>_seed<seed>.png` and a labelled `grid_<stage>.png` per stage.
 
-        Every PNG carries its prompt, seed, settings and the weights' hashes, and has them in a
-        `.json` beside it. Returns the paths of the grids.
+        Every PNG contains its prompt, seed, settings and the hashes of the weights; a `.json`
+        beside it has them too. Returns the paths of the grids.
         """
         directory = epath.Path(directory)
         grids = []

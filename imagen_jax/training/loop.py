@@ -57,9 +57,9 @@ def train_stage(
     Args:
       stage: what is trained.
       workdir: the run is written to `workdir/<stage>/`.
-      encoder: the frozen text encoder, on the mesh, or what it has stored.
+      encoder: the frozen text encoder, on the mesh, or its stored embeddings.
       mesh: the devices.
-      stop: ends the run once it has received a signal, in whatever process.
+      stop: ends the run in all processes once one of them has received a signal.
       init_from: weights to start from when there is no checkpoint yet.
       profile_steps: the first and the last step of this process to trace, counted from 1.
       dry_run: print what would happen, then return; nothing is written.
@@ -104,7 +104,7 @@ def train_stage(
         starting = resources.enter_context(contextlib.ExitStack())
         starting.enter_context(goodput.during("start"))
 
-        # --- where to start: what can be refused is refused before the compiler runs ----------
+        # --- where to start: wrong input is refused before the compiler runs ------------------
         restored = None
         if not dry_run:
             directory.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def train_stage(
         else:
             state = program.init_state()
             note = "starting from scratch"
-        # The first step takes these buffers over.
+        # The first step reuses these buffers.
         del restored
         step = int(state.step)
         print_line(f"  {note}\n")
@@ -187,7 +187,7 @@ def train_stage(
             batch_size=train.batch_size,
             image_size=stage.config.resolution,
             seed=config.seed,
-            # Weights that are trained on go on in the data, too, instead of seeing its start again.
+            # Weights that are trained further continue in the data, too.
             start_index=progress.images_before + progress.examples_seen,
             rows=rows.local,
             counted=rows.counted,
@@ -214,7 +214,9 @@ def train_stage(
         left_out_items = LeftOutItems(progress, config.data.max_bad_share, agreement)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
         utilization = Utilization(image_flops, mesh)
-        profile = Profile(profile_steps if is_main() else None, directory / "profile", outputs.tell)
+        profile = Profile(
+            profile_steps if is_main() else None, directory / "profile", outputs.print_line
+        )
         resources.callback(profile.close)
         # Entered last: nothing else can be closed without the other processes.
         resources.enter_context(explain_lost_peer())

@@ -1,6 +1,6 @@
-"""What a run leaves in the directory of its stage. All processes write checkpoints, one the rest.
+"""The files of a run. All processes write checkpoints; process 0 writes everything else.
 
-checkpoints/     the newest whole states; damaged/ holds what could not be read
+checkpoints/     the newest whole states; damaged/ holds those that could not be read
 ema/             the weights that sampling reads, of the newest checkpoint
 metrics.jsonl, tensorboard/
 samples/
@@ -76,10 +76,10 @@ class Outputs:
       encoder: identity and tokenizer are written beside the weights.
       mesh: the devices.
       checkpoints: of the stage.
-      step: the step that the run goes on from; what the logs have beyond it is dropped.
+      step: the step that the run continues from; later lines of the logs are dropped.
 
     Attributes:
-      saved_step: the step of the last `save`, at first that which the run goes on from.
+      saved_step: the step of the last `save`; before it, the step that the run continues from.
     """
 
     def __init__(
@@ -116,14 +116,14 @@ class Outputs:
         """One more step on the bar."""
         self._bar.update(1)
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Prints a line above the bar."""
         if self._is_main:
             self._bar.write(line, file=sys.stderr)
 
     def skipped(self, step: int) -> None:
         """Warns of a step that was skipped."""
-        self.tell(f"warning: step {step:,} skipped: its loss or gradient is not finite")
+        self.print_line(f"warning: step {step:,} skipped: its loss or gradient is not finite")
         if self._is_main:
             self._log.scalars(step, {"skipped": 1})
 

@@ -1,4 +1,4 @@
-"""Pictures of a run while it trains: what the network sees, what it makes of it, and samples."""
+"""Pictures of a run while it trains: noisy pictures, their x_hat, and samples."""
 
 from __future__ import annotations
 

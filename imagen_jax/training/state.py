@@ -92,10 +92,10 @@ def state_from_params(
 
 @jax.jit
 def state_digest(state: TrainState) -> Array:
-    """A uint32 that tells whether two states are equal bit for bit.
+    """A uint32 checksum: states that are equal bit for bit have the same.
 
-    Any change of a single number changes it for sure, any other with a chance of 1 - 2^-32. It is
-    a sum of integers, so how the state is sharded makes no difference. All leaves must have 32
+    A change of a single number always changes it, any other change with probability 1 - 2^-32. It
+    is a sum of integers, so the sharding of the state makes no difference. All leaves must have 32
     bits.
     """
     return sum(
@@ -104,10 +104,10 @@ def state_digest(state: TrainState) -> Array:
     )
 
 
-# Jitted so that it is traced once a shape, not once a leaf.
+# Jitted, so that it is traced once per shape and not once per leaf.
 @jax.jit
 def _leaf_digest(leaf: Array, number: Array) -> Array:
-    """The sum over the leaf of each value's bits mixed with its place."""
+    """The sum over the leaf of each value's bits, mixed with its index."""
     place = jnp.broadcast_to(number, leaf.shape)
     for axis, size in enumerate(leaf.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)

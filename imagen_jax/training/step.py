@@ -49,11 +49,11 @@ def draw_times(key: Array, batch_size: int) -> Array:
 
 @flax.struct.dataclass
 class Draws:
-    """What is random in the loss of a batch beside dropout.
+    """The random numbers in the loss of a batch, except those of dropout.
 
     Attributes:
       t: `[B]` float32 times in [0, 1).
-      eps: `[B, H, W, C]` float32, the noise that is to be predicted.
+      eps: `[B, H, W, C]` float32, the noise on the pictures.
       aug_level: `[B]` in [0, 1], and
       aug_eps: `[B, H / factor, W / factor, C]`, the noise of the low-resolution condition; both
         None in a base stage.
