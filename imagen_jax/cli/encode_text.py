@@ -109,7 +109,7 @@ def encode(flags: FlagValues, config: CascadeConfig) -> None:
     setup_jax()
     index, count = flags.process_id or 0, flags.num_processes or 1
     if flags.distributed:
-        # The others may need hours more: whoever is done waits for them at the end.
+        # The other processes may need hours more; a finished one waits for them.
         jax.distributed.initialize(shutdown_timeout_seconds=7 * 24 * 3600)
         index, count = jax.process_index(), jax.process_count()
     captions = caption_set(flags, config)

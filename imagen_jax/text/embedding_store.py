@@ -272,7 +272,7 @@ def check_covers(text: Any, split: str, needed: int, why: str) -> None:
       text: the run's `TextSource`; only a `StoredText` is checked.
       split: "train" or "held_out".
       needed: number of items, from the start of the split, that the run reads.
-      why: subject and verb of the message, which goes on with `needed`.
+      why: subject and verb of the message, which `needed` completes.
 
     Raises:
       UserError: the store has fewer items.

@@ -54,7 +54,7 @@ class StopVote:
         self._alone = jax.process_count() == 1
         self._pending: jax.Array | None = None
 
-    def passing(self) -> signal.Signals | None:
+    def poll(self) -> signal.Signals | None:
         """The signal that ends the run, or None; every process calls it once per step.
 
         With several processes it returns the result of the previous call: values are exchanged
@@ -65,15 +65,15 @@ class StopVote:
         before, self._pending = self._pending, self._agreement.post([self._stop.received or 0])
         return None if before is None else self._result(before)
 
-    def settled(self) -> signal.Signals | None:
+    def decide(self) -> signal.Signals | None:
         """The current result; waits for the other processes."""
         if self._alone:
             return self._stop.received
         self._pending = None
         return self._result(self._agreement.post([self._stop.received or 0]))
 
-    def until(self, done: bool) -> tuple[signal.Signals | None, bool]:
-        """The result of `settled`, and whether `done` holds in every process."""
+    def decide_with(self, done: bool) -> tuple[signal.Signals | None, bool]:
+        """The result of `decide`, and whether `done` holds in every process."""
         if self._alone:
             return self._stop.received, done
         rows = self._agreement.read(

@@ -231,7 +231,7 @@ def train_stage(
 
         # --- loop -----------------------------------------------------------------------------
         starting.close()
-        while step < train.num_steps and vote.passing() is None:
+        while step < train.num_steps and vote.poll() is None:
             wait_start = time.perf_counter()
             with goodput.during("data_wait"):
                 batch, left_out = next(stream)
@@ -288,7 +288,7 @@ def train_stage(
         if step != outputs.saved_step:
             skips.settle()
             save()
-        return vote.settled()
+        return vote.decide()
 
 
 def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
@@ -310,7 +310,7 @@ def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
         finished = bool(concurrent.futures.wait([future], timeout=0.1).done)
         if finished and future.exception() is not None:
             return future.result()
-        received, all_finished = vote.until(finished)
+        received, all_finished = vote.decide_with(finished)
         if received is not None:
             return None
         if all_finished:
