@@ -162,6 +162,8 @@ def begin_store(plan: StorePlan) -> Manifest | None:
     finished = manifest_values(directory)
     if finished is not None:
         _check_same(directory, _plan_of(finished), plan.values())
+        # A process that is killed after it wrote the manifest leaves these files behind.
+        (directory / UNFINISHED).rmtree(missing_ok=True)
         return to_manifest(finished)
     unfinished = directory / UNFINISHED
     with explain_full_disk(directory):

@@ -231,6 +231,15 @@ def test_errors(tmp_path):
         read_manifest(tmp_path)
 
 
+def test_files_of_a_job_killed_after_the_manifest_are_removed(tmp_path):
+    write(tmp_path)
+    expected = contents(tmp_path)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "plan.json").write_text("{}")
+    write(tmp_path)
+    assert contents(tmp_path) == expected
+
+
 SLOW_WRITER = """
 import sys, time, random
 from imagen_jax.stores.writer import StorePlan, write_shards
