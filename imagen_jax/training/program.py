@@ -44,10 +44,8 @@ class TrainProgram:
         train = self.stage.config.train
         shards, what = batch_shards(self.mesh), "mesh's data x fsdp shards"
         if train.accumulate > 1:
-            shards, what = (
-                shards * train.accumulate,
-                (f"{what} times train.accumulate={train.accumulate}"),
-            )
+            shards *= train.accumulate
+            what += f" times train.accumulate={train.accumulate}"
         if train.batch_size % shards:
             near = max(shards, train.batch_size // shards * shards)
             raise UserError(

@@ -5,7 +5,6 @@ each step of a sampler is an affine map with Gaussian noise, and mean and covari
 state follow an exact recursion, computed here in float64 from first principles.
 """
 
-import dataclasses
 import functools
 import itertools
 
@@ -13,57 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaussian import (
+    COVARIANCE,
+    IDENTITY,
+    MEAN,
+    alpha_sigma,
+    cosine,
+    ideal_denoiser,
+    ideal_gain,
+    marginal,
+    measure_affine,
+    run,
+)
 
-from imagen_jax.diffusion import process, samplers, schedules
-from imagen_jax.diffusion.samplers import DDIM, Ancestral, Prediction, ancestral
+from imagen_jax.diffusion import process, samplers
+from imagen_jax.diffusion.samplers import DDIM, Ancestral, ancestral
 from imagen_jax.errors import UserError
-
-MEAN = np.array([0.3, -0.2, 0.1])
-ROOT = np.array([[0.5, 0.0, 0.0], [0.3, 0.4, 0.0], [-0.2, 0.1, 0.25]])
-COVARIANCE = ROOT @ ROOT.T
-IDENTITY = np.eye(3)
-
-
-def alpha_sigma(logsnr):
-    return 1 / np.sqrt(1 + np.exp(-logsnr)), 1 / np.sqrt(1 + np.exp(logsnr))
-
-
-def cosine(t):
-    start, end = np.arctan(np.exp(-10.0)), np.arctan(np.exp(10.0))
-    return -2 * np.log(np.tan(start + (end - start) * t))
-
-
-def marginal(logsnr):
-    """Mean and covariance of the noised data z."""
-    alpha, sigma = alpha_sigma(logsnr)
-    return alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * IDENTITY
-
-
-def ideal_gain(logsnr):
-    """G in E[x | z] = MEAN + G (z - alpha MEAN), by linear regression of x on z."""
-    alpha, _ = alpha_sigma(logsnr)
-    return alpha * COVARIANCE @ np.linalg.inv(marginal(logsnr)[1])
-
-
-def ideal_denoiser(z, logsnr):
-    """E[x | z] in jax, through C = U diag(c) U^T: a different route from `ideal_gain`."""
-    values, vectors = np.linalg.eigh(COVARIANCE)
-    vectors = jnp.asarray(vectors, jnp.float32)
-    alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None]
-    noise_variance = jax.nn.sigmoid(-logsnr)[:, None]
-    c = jnp.asarray(values, jnp.float32)[None]
-    mean = jnp.asarray(MEAN, jnp.float32)[None]
-    gain = alpha * c / (alpha**2 * c + noise_variance)
-    centred = jnp.einsum("bi,ij->bj", z[:, 0, 0] - alpha * mean, vectors)
-    x_hat = mean + jnp.einsum("bj,ij->bi", gain * centred, vectors)
-    return x_hat[:, None, None]
-
-
-def measure_affine(function):
-    """A, b of an affine function of `[B, 1, 1, 3]` images, from its values at 0 and a basis."""
-    inputs = jnp.asarray(np.concatenate([np.zeros((1, 3)), IDENTITY]), jnp.float32)
-    outputs = np.asarray(function(inputs[:, None, None]), np.float64)[:, 0, 0]
-    return (outputs[1:] - outputs[0]).T, outputs[0]
 
 
 def measure_step(step, logsnr_t, logsnr_s):
@@ -191,15 +155,6 @@ def test_the_uniform_grid_has_uniform_times_with_exact_ends():
     np.testing.assert_array_equal(samplers.uniform_grid(lambda t: t, 1), [1.0, 0.0])
     with pytest.raises(UserError, match="num_steps=0"):
         samplers.uniform_grid(lambda t: t, 0)
-
-
-def run(z_1, keys, num_steps, sampler, denoise=ideal_denoiser, hook=None):
-    grid = samplers.uniform_grid(schedules.logsnr_cosine, num_steps)
-    return samplers.sample(as_denoiser(denoise), z_1, keys, grid, sampler, hook)
-
-
-def as_denoiser(x_hat_of):
-    return lambda z, logsnr: Prediction(x_hat_of(z, logsnr))
 
 
 def expected_sample(kind, parameter, num_steps):
@@ -346,109 +301,3 @@ def test_process_and_samplers_share_one_posterior():
     mean, var = process.posterior(z, x, *levels)
     step = samplers.ancestral_step(z, x, *levels, jnp.ones_like(z), 0.0)
     np.testing.assert_allclose(step - mean, np.full((1, 2, 2, 3), np.sqrt(var.item())), atol=1e-6)
-
-
-@dataclasses.dataclass(frozen=True)
-class Heun:
-    """A second-order step (Karras et al. 2022), which needs no part of the interface changed.
-
-    Two calls of the denoiser a step, on dz/dlogsnr of the probability-flow ODE in sigma / alpha,
-    and a carry that counts the calls.
-    """
-
-    def init(self, z, grid):
-        return jnp.zeros((), jnp.int32)
-
-    def step(self, denoise, z, carry, interval, keys):
-        def split(logsnr):
-            return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
-
-        def slope(y, level, logsnr):
-            alpha, _ = split(logsnr)
-            x_hat = denoise(alpha * y, jnp.full((z.shape[0],), logsnr)).x_hat
-            return (y - x_hat) / level, x_hat
-
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(split, (interval.logsnr_t, interval.logsnr_s))
-        y, t, s = z / alpha_t, sigma_t / alpha_t, sigma_s / alpha_s
-        first, _ = slope(y, t, interval.logsnr_t)
-        second, x_hat = slope(y + (s - t) * first, s, interval.logsnr_s)
-        return alpha_s * (y + (s - t) * (first + second) / 2), x_hat, carry + 2
-
-
-def test_a_sampler_may_call_the_denoiser_twice_and_carry_what_it_likes():
-    """On the probability-flow ODE of the Gaussian: second order, from a grid of the test's own."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    start, end = -2.0, 6.0
-    (mean_t, _), (mean_s, _) = marginal(start), marginal(end)
-    values, vectors = np.linalg.eigh(COVARIANCE)
-    # The exact flow scales each principal axis by the ratio of its standard deviations.
-    deviation = [
-        np.sqrt(alpha_sigma(level)[0] ** 2 * values + alpha_sigma(level)[1] ** 2)
-        for level in (start, end)
-    ]
-    exact = vectors @ np.diag(deviation[1] / deviation[0]) @ vectors.T
-    errors = []
-    for num_steps in (20, 40):
-        grid = jnp.linspace(start, end, num_steps + 1)
-        kept = {}
-
-        def flow(z, grid=grid, kept=kept):
-            # The last step returns x_hat: the hook gives the state before it instead.
-            def hook(z, x_hat, interval):
-                del x_hat
-                return jnp.where(interval.is_last, kept["z"], z)
-
-            class KeepState(Heun):
-                def step(self, denoise, z, carry, interval, keys):
-                    z_s, x_hat, carry = super().step(denoise, z, carry, interval, keys)
-                    kept["z"] = z_s
-                    return z_s, x_hat, carry
-
-            return samplers.sample(as_denoiser(ideal_denoiser), z, keys, grid, KeepState(), hook)
-
-        a, b = measure_affine(flow)
-        np.testing.assert_allclose(b + a @ mean_t, mean_s, atol=0.02)
-        errors.append(np.max(np.abs(a - exact)))
-    assert errors[1] < 0.35 * errors[0]  # second order: a quarter
-    assert errors[1] < 0.01
-
-
-def test_a_hook_sees_each_step_and_may_change_the_state():
-    keys = jax.random.split(jax.random.key(0), 2)
-    z = samplers.draw_noise(keys, 7, (2, 2, 3))
-    seen = []
-
-    def hook(z, x_hat, interval):
-        jax.debug.callback(
-            lambda *v: seen.append([np.asarray(x) for x in v]),
-            interval.index,
-            interval.logsnr_t,
-            interval.logsnr_s,
-            interval.is_last,
-            x_hat,
-            ordered=True,
-        )
-        return z.at[:, 0].set(5.0)
-
-    def denoise(z, logsnr):
-        del logsnr
-        return jnp.tanh(z)
-
-    result = np.asarray(run(z, keys, 3, DDIM(), denoise, hook))
-    jax.effects_barrier()
-    levels = cosine(np.linspace(1.0, 0.0, 4))
-    assert [int(step[0]) for step in seen] == [0, 1, 2]
-    np.testing.assert_allclose([step[1] for step in seen], levels[:-1], rtol=1e-5)
-    np.testing.assert_allclose([step[2] for step in seen], levels[1:], rtol=1e-5)
-    assert [bool(step[3]) for step in seen] == [False, False, True]
-    # The state that the hook changed is what the next step starts from, and what is returned.
-    np.testing.assert_allclose(seen[1][4][:, 0], np.tanh(5.0), rtol=1e-6)
-    np.testing.assert_array_equal(result[:, 0], 5.0)
-    np.testing.assert_array_equal(result[:, 1], seen[-1][4][:, 1])
-
-
-def test_a_grid_without_a_step_is_refused():
-    z = jnp.zeros((1, 1, 1, 3))
-    keys = jax.random.split(jax.random.key(0), 1)
-    with pytest.raises(UserError, match="1 log-SNRs"):
-        samplers.sample(as_denoiser(ideal_denoiser), z, keys, jnp.zeros(1), DDIM())
