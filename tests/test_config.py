@@ -59,6 +59,7 @@ def set_path(values: dict, path: str, value) -> dict:
     [
         ("stages.base.train.batchsize", 3, "did you mean config.stages.base.train.batch_size"),
         ("sed", 3, "did you mean config.seed"),
+        ("xyz", 3, "unknown config key config.xyz; config has name, .*seed"),
         ("stages.base.sample.guidance_weight", 3.0, "did you mean .*sample.guidance.weight"),
         ("stages.base.sample.percentile", 99.0, "did you mean .*sample.threshold.percentile"),
         ("stages.base.train.batch_size", 3.5, "must be of type int"),
@@ -84,7 +85,11 @@ def set_path(values: dict, path: str, value) -> dict:
             {"kind": "min_snr", "power": 1.5},
             r"config.stages.base.diffusion.loss_weighting.power=1.5 must be in \[0, 1\]",
         ),
-        ("stages.base.sample.sampler.gamma", 0.5, "unknown config key .*sampler.gamma; did you"),
+        (
+            "stages.base.sample.sampler.gamma",
+            0.5,
+            "unknown config key .*sampler.gamma; .*sampler has eta",
+        ),
         ("stages.base.sample.sampler", {"kind": "ddim", "eta": 2.0}, r"sampler.eta=2.0 must be in"),
         ("stages.base.sample.guidance", "strong", "must be a group of settings"),
         ("stages.base.model.kind", "vit", "one of unet, efficient_unet"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import runpy
 import traceback
@@ -144,15 +143,18 @@ def _load(file: str) -> ml_collections.ConfigDict:
 
 def _check_groups(config: ml_collections.ConfigDict, key: str) -> None:
     """Raises UserError unless all but the last part of a dotted key lead to a group."""
+    from imagen_jax.config.conversion import unknown_key
+
     if not all(part.isidentifier() for part in key.split(".")):
-        raise UserError(f"config.{key} is no config key; write it as config.stages.base.resolution")
+        raise UserError(
+            f"config.{key} is no config key: its parts are names, as in "
+            "config.stages.base.resolution"
+        )
     *groups, _ = key.split(".")
     here, above = config, "config"
     for name in groups:
         if name not in here:
-            near = difflib.get_close_matches(name, list(here), n=1, cutoff=0.0)
-            hint = f"; did you mean {above}.{near[0]}?" if near else f": {above} is empty"
-            raise UserError(f"unknown config key {above}.{name}{hint}")
+            raise unknown_key(above, name, list(here))
         here, above = here[name], f"{above}.{name}"
         if not isinstance(here, ml_collections.ConfigDict):
             raise UserError(f"unknown config key config.{key}: {above} is a value, not a group")

@@ -134,9 +134,7 @@ def _build(cls: type, values: Any, path: str) -> Any:
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in names:
-            near = _nearest(key, hints, names)
-            hint = f"; did you mean {path}.{near}?" if near else ", which has no settings"
-            raise UserError(f"unknown config key {path}.{key}{hint}")
+            raise unknown_key(path, key, names, _in_group_below(key, hints, names))
     converted = {key: _convert(hints[key], v, f"{path}.{key}") for key, v in values.items()}
     try:
         return cls(**converted)
@@ -147,8 +145,18 @@ def _build(cls: type, values: Any, path: str) -> Any:
         raise UserError(f"{path} is incomplete: {error}") from error
 
 
-def _nearest(key: str, hints: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The name of a setting that `key` may stand for, also of one in a group below."""
+def unknown_key(path: str, key: str, names: Sequence[str], meant: str | None = None) -> UserError:
+    """The error for a `key` that the group `path` lacks, with `meant` or the closest of `names`."""
+    near = [meant] if meant else difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+    if near:
+        hint = f"; did you mean {path}.{near[0]}?"
+    else:
+        hint = f"; {path} has {', '.join(names) or 'no settings'}"
+    return UserError(f"unknown config key {path}.{key}{hint}")
+
+
+def _in_group_below(key: str, hints: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The path of the setting in a group below that is called `key`, or was in version 1."""
     below = [
         f"{name}.{field.name}"
         for name in names
@@ -159,10 +167,7 @@ def _nearest(key: str, hints: Mapping[str, Any], names: Sequence[str]) -> str | 
     # Names of version 1 start or end with the group: min_snr_gamma, guidance_weight.
     same = [path for path in below if key == path.rpartition(".")[2]]
     joined = {path.replace(".", "_"): path for path in below}
-    if same or key in joined:
-        return (same or [joined[key]])[0]
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-    return near[0] if near else None
+    return same[0] if same else joined.get(key)
 
 
 def _build_choice(choices: tuple[type, ...], values: Any, path: str) -> Any:

@@ -98,6 +98,14 @@ WRONG = {
         ["--config=tiny", "--config.stages.bse.train.batch_size=8"],
         "unknown config key config.stages.bse; did you mean config.stages.base?",
     ),
+    "group like no other": (
+        ["--config=tiny", "--config.xyz.batch_size=8"],
+        "unknown config key config.xyz; config has ",
+    ),
+    "stage by number": (
+        ["--config=tiny", "--config.stages.0.resolution=8"],
+        "config.stages.0.resolution is no config key: its parts are names",
+    ),
     "not a group": (["--config=tiny", "--config.seed.x=8"], "config.seed is a value, not a group"),
     "wrong type": (
         ["--config=tiny", "--config.stages.base.train.batch_size=x"],
