@@ -1,6 +1,6 @@
 """The denoiser: networks, prediction type, guidance and threshold to x_hat.
 
-This is the only place where a network's answer becomes x_hat. Sampling, previews and evaluation
+This is the only place where a network's output becomes x_hat. Sampling, previews and evaluation
 all use it.
 """
 
@@ -35,12 +35,12 @@ class LowRes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What networks answer at one noise level, in the denoiser's prediction type.
+class Outputs:
+    """The outputs of the networks at one noise level, in the denoiser's prediction type.
 
     Attributes:
       conditional: `[B, H, W, 3]` float32.
-      reference: `[B, H, W, 3]` float32, the answer that guidance moves away from: without text
+      reference: `[B, H, W, 3]` float32, the output that guidance moves away from: without text
         (classifier-free guidance) or of a weaker network (autoguidance). None without guidance.
     """
 
@@ -48,22 +48,22 @@ class Answers:
     reference: Array | None = None
 
 
-# (z [B, H, W, 3] float32, logsnr [B] float32) -> Answers.
-Answer = Callable[[Array, Array], Answers]
+# (z [B, H, W, 3] float32, logsnr [B] float32) -> Outputs.
+NetworkFn = Callable[[Array, Array], Outputs]
 
 
 def make_denoiser(
-    answer: Answer,
+    network_fn: NetworkFn,
     prediction: str,
     *,
     guidance: Guidance | None = None,
     threshold: Threshold = NoThreshold(),
 ) -> Denoiser:
-    """A denoiser from what networks answer.
+    """A denoiser from the outputs of networks.
 
     Args:
-      answer: see `Answers`; it has a reference if and only if there is guidance.
-      prediction: type of the answers, "eps", "v" or "x".
+      network_fn: returns the outputs; they have a reference if and only if there is guidance.
+      prediction: type of the outputs, "eps", "v" or "x".
       guidance: None for none.
       threshold: applied to x_hat, after guidance.
 
@@ -72,24 +72,24 @@ def make_denoiser(
     """
 
     def denoise(z: Array, logsnr: Array) -> Prediction:
-        answers = answer(z, logsnr)
-        combined = answers.conditional
+        outputs = network_fn(z, logsnr)
+        combined = outputs.conditional
         if guidance is not None:
-            combined = guide(combined, answers.reference, guidance.weight_at(logsnr))
+            combined = guide(combined, outputs.reference, guidance.weight_at(logsnr))
         return Prediction(threshold(predict_x(combined, z, logsnr, prediction)))
 
     return denoise
 
 
-def network_answer(
+def make_network_fn(
     network: nn.Module,
     params: Params,
     text: TextCond,
     low_res: LowRes | None = None,
     *,
     with_null_text: bool = False,
-) -> Answer:
-    """The answers of one network to a text; the text is projected here, once.
+) -> NetworkFn:
+    """The function that runs one network with a text; the text is projected here, once.
 
     With the null text, rows are interleaved into one batch of 2 B (row 2i has the text, 2i + 1 the
     null text), so that a batch which is sharded over devices stays where it is.
@@ -99,7 +99,7 @@ def network_answer(
       params: of the network.
       text: captions, batch size B.
       low_res: for a super-resolution network.
-      with_null_text: also answer without text, as the reference of guidance.
+      with_null_text: also run it without text, for the reference of guidance.
     """
     both = _interleave if with_null_text else lambda a, b: a
     features = project_text(network, params, jax.tree.map(both, text, null_text(text)))
@@ -110,15 +110,15 @@ def network_answer(
             "aug_level": both(low_res.aug_level, low_res.aug_level),
         }
 
-    def answer(z: Array, logsnr: Array) -> Answers:
+    def network_fn(z: Array, logsnr: Array) -> Outputs:
         rows = apply_network(
             network, params, both(z, z), both(logsnr, logsnr), features, **condition
         )
         if not with_null_text:
-            return Answers(rows)
-        return Answers(rows[0::2], rows[1::2])
+            return Outputs(rows)
+        return Outputs(rows[0::2], rows[1::2])
 
-    return answer
+    return network_fn
 
 
 def network_denoiser(
@@ -132,8 +132,10 @@ def network_denoiser(
     threshold: Threshold = NoThreshold(),
 ) -> Denoiser:
     """The denoiser of one network with classifier-free guidance; arguments as above."""
-    answer = network_answer(network, params, text, low_res, with_null_text=guidance is not None)
-    return make_denoiser(answer, prediction, guidance=guidance, threshold=threshold)
+    network_fn = make_network_fn(
+        network, params, text, low_res, with_null_text=guidance is not None
+    )
+    return make_denoiser(network_fn, prediction, guidance=guidance, threshold=threshold)
 
 
 def _interleave(a: Array, b: Array) -> Array:

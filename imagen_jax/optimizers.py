@@ -97,7 +97,7 @@ class Muon:
         )
 
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 OPTIMIZERS = (Adam, Adafactor, Muon)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.denoiser import Answers, LowRes, make_denoiser, network_answer, network_denoiser
+from imagen_jax.denoiser import LowRes, Outputs, make_denoiser, make_network_fn, network_denoiser
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.process import diffuse, target
 from imagen_jax.diffusion.thresholding import DynamicThreshold, StaticThreshold
@@ -22,25 +22,25 @@ def normal(seed, *shape):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x"])
-def test_the_true_answer_gives_the_clean_picture(prediction):
+def test_the_true_output_gives_the_clean_picture(prediction):
     x, eps = jnp.tanh(normal(0, 3, 4, 4, 3)), normal(1, 3, 4, 4, 3)
-    answer = target(x, eps, LOGSNR, prediction)
-    denoise = make_denoiser(lambda z, logsnr: Answers(answer), prediction)
+    output = target(x, eps, LOGSNR, prediction)
+    denoise = make_denoiser(lambda z, logsnr: Outputs(output), prediction)
     x_hat = denoise(diffuse(x, eps, LOGSNR), LOGSNR).x_hat
     # At log-SNR -3 an error of float32 in eps is divided by alpha = 0.22.
     np.testing.assert_allclose(x_hat, x, atol=5e-6)
 
 
-def test_guidance_moves_away_from_the_answer_of_a_second_network():
+def test_guidance_moves_away_from_the_output_of_a_second_network():
     """Autoguidance needs no more than another reference."""
     z = normal(0, 3, 4, 4, 3)
 
-    def answer(z, logsnr):
-        return Answers(jnp.tanh(z), 0.5 * jnp.tanh(z))
+    def network_fn(z, logsnr):
+        return Outputs(jnp.tanh(z), 0.5 * jnp.tanh(z))
 
-    x_hat = make_denoiser(answer, "x", guidance=Guidance(2.5))(z, LOGSNR).x_hat
+    x_hat = make_denoiser(network_fn, "x", guidance=Guidance(2.5))(z, LOGSNR).x_hat
     np.testing.assert_allclose(x_hat, 2.5 * np.tanh(z) - 1.5 * 0.5 * np.tanh(z), rtol=1e-5)
-    plain = make_denoiser(answer, "x", guidance=Guidance(1.0))(z, LOGSNR).x_hat
+    plain = make_denoiser(network_fn, "x", guidance=Guidance(1.0))(z, LOGSNR).x_hat
     np.testing.assert_array_equal(plain, jnp.tanh(z))
 
 
@@ -51,26 +51,26 @@ def test_guidance_may_depend_on_the_noise_level():
 
     z = normal(0, 3, 2, 2, 3)
 
-    def answer(z, logsnr):
-        return Answers(z, jnp.zeros_like(z))
+    def network_fn(z, logsnr):
+        return Outputs(z, jnp.zeros_like(z))
 
-    x_hat = make_denoiser(answer, "x", guidance=Interval(3.0))(z, LOGSNR).x_hat
+    x_hat = make_denoiser(network_fn, "x", guidance=Interval(3.0))(z, LOGSNR).x_hat
     np.testing.assert_allclose(x_hat, np.array([1, 3, 3])[:, None, None, None] * z, rtol=1e-6)
 
 
 def test_the_threshold_comes_after_guidance():
     z = jnp.full((1, 2, 2, 3), 0.6)
 
-    def answer(z, logsnr):
-        return Answers(z, jnp.zeros_like(z))
+    def network_fn(z, logsnr):
+        return Outputs(z, jnp.zeros_like(z))
 
     for threshold in (StaticThreshold(), DynamicThreshold(100.0)):
-        denoise = make_denoiser(answer, "x", guidance=Guidance(3.0), threshold=threshold)
+        denoise = make_denoiser(network_fn, "x", guidance=Guidance(3.0), threshold=threshold)
         np.testing.assert_allclose(denoise(z, jnp.zeros(1)).x_hat, 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["base", "sr16"])
-def test_a_networks_answers_with_and_without_text(name, tiny_config, random_params):
+def test_a_networks_outputs_with_and_without_text(name, tiny_config, random_params):
     stage = open_stage(tiny_config, name, TEXT_DIM)
     params = random_params(stage, seed=3)
     side = stage.config.resolution
@@ -85,14 +85,14 @@ def test_a_networks_answers_with_and_without_text(name, tiny_config, random_para
         features = project_text(stage.network, params, text)
         return apply_network(stage.network, params, z, LOGSNR, features, **condition)
 
-    answers = network_answer(stage.network, params, text, low_res, with_null_text=True)(z, LOGSNR)
+    outputs = make_network_fn(stage.network, params, text, low_res, with_null_text=True)(z, LOGSNR)
     # Another batch size is another program, which may add in another order.
-    np.testing.assert_allclose(answers.conditional, plainly(text), atol=1e-4)
-    np.testing.assert_allclose(answers.reference, plainly(null_text(text)), atol=1e-4)
-    alone = network_answer(stage.network, params, text, low_res)(z, LOGSNR)
+    np.testing.assert_allclose(outputs.conditional, plainly(text), atol=1e-4)
+    np.testing.assert_allclose(outputs.reference, plainly(null_text(text)), atol=1e-4)
+    alone = make_network_fn(stage.network, params, text, low_res)(z, LOGSNR)
     assert alone.reference is None
     np.testing.assert_allclose(alone.conditional, plainly(text), atol=1e-4)
     x_hat = network_denoiser(stage.network, params, text, "x", low_res, guidance=Guidance(2.0))(
         z, LOGSNR
     ).x_hat
-    np.testing.assert_allclose(x_hat, 2 * answers.conditional - answers.reference, atol=1e-4)
+    np.testing.assert_allclose(x_hat, 2 * outputs.conditional - outputs.reference, atol=1e-4)

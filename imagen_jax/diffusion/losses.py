@@ -70,13 +70,13 @@ class Sigmoid:
         return jax.nn.log_sigmoid(self.bias - logsnr)
 
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 WEIGHTINGS = (Unweighted, MinSNR, Sigmoid)
 Weighting = Unweighted | MinSNR | Sigmoid
 
 
 def loss_per_example(
-    answer: Array,
+    output: Array,
     x: Array,
     eps: Array,
     logsnr: Array,
@@ -86,7 +86,7 @@ def loss_per_example(
     """The weighted squared error of each example, averaged over H, W and C.
 
     Args:
-      answer: `[B, H, W, C]`, the network's output of type `prediction` (any float dtype; the loss
+      output: `[B, H, W, C]`, of the network, of type `prediction` (any float dtype; the loss
         is computed in float32).
       x, eps: `[B, H, W, C]` float32, the clean picture and the noise on it.
       logsnr: `[B]` float32.
@@ -99,7 +99,7 @@ def loss_per_example(
     Raises:
       UserError: unknown prediction type.
     """
-    error = answer.astype(jnp.float32) - target(x, eps, logsnr, prediction)
+    error = output.astype(jnp.float32) - target(x, eps, logsnr, prediction)
     weight = loss_weight(logsnr, prediction, weighting)
     return weight * jnp.mean(jnp.square(error), axis=(1, 2, 3))
 

@@ -186,7 +186,7 @@ class NormalLevels:
         return functools.partial(logsnr_normal, mean=self.mean, std=self.std)
 
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 SCHEDULES = (Cosine, ShiftedCosine, Linear)
 TRAIN_LEVELS = (ScheduleLevels, NormalLevels)
 

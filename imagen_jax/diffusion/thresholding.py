@@ -78,7 +78,7 @@ class DynamicThreshold:
         return jnp.clip(x_hat, -s, s) / s
 
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 THRESHOLDS = (NoThreshold, StaticThreshold, DynamicThreshold)
 Threshold = NoThreshold | StaticThreshold | DynamicThreshold
 

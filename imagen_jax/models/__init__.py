@@ -6,7 +6,7 @@ from imagen_jax.models.network import NetworkConfig
 from imagen_jax.models.text_projection import TextFeatures
 from imagen_jax.models.unet import UNetConfig
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 NETWORKS = (UNetConfig, EfficientUNetConfig)
 
 __all__ = [

@@ -76,7 +76,7 @@ class ImageAttention(nn.Module):
             else:
                 k, v = text_k, text_v
         h = save_for_backward(attention(q, k, v, mask)).reshape(b, height * width, self.width)
-        # Zero at first: the layer starts as the identity (ADM).
+        # Zero-initialised: the layer starts as the identity (ADM).
         h = dense(c, self.dtype, "out", zero=True)(h)
         # A plain sum in both networks: the 1 / sqrt(2) of App. B belongs to residual blocks.
         return shard_over_batch(x + h.reshape(x.shape))

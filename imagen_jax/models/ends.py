@@ -53,7 +53,7 @@ def head(config: NetworkConfig, h: Array, inputs: Array, embedding: Array) -> Ar
       `[B, H, W, 3 * patch_size^2]` f32.
     """
     h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
-    answer = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
+    output = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
     if config.input_skip:
-        answer = InputSkip(name="input_skip")(answer, inputs, embedding)
-    return answer
+        output = InputSkip(name="input_skip")(output, inputs, embedding)
+    return output

@@ -178,8 +178,8 @@ class ResBlock(nn.Module):
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
-        # Zero at first (ADM). In the Efficient U-Net too, although the scaled sum with zero weakens
-        # the signal: it learned faster than with a convolution that keeps the variance.
+        # Zero-initialised (ADM), in the Efficient U-Net too. There the scaled sum with zero weakens
+        # the signal, but it learned faster than with a convolution that keeps the variance.
         h = save_for_backward(conv3x3(self.width, self.dtype, "conv_2", zero=True)(h))
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:

@@ -38,7 +38,7 @@ class NetworkConfig(abc.ABC):
         A.28).
       patch_size: patches of this many pixels a side are folded into channels before the network and
         unfolded after it, so that nothing runs at full resolution (1: off, as in the paper).
-      input_skip: add the noisy picture (and the low-resolution condition) to the network's answer,
+      input_skip: add the noisy picture (and the low-resolution condition) to the network's output,
         with gains that depend on the noise level and start at 0 (off in the paper).
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks, in [0, 1].

@@ -84,7 +84,7 @@ def make_loss_of_draws(stage: Stage) -> Callable[..., tuple[Array, Array]]:
         if stage.factor:
             small = downsample(x, stage.factor)
             low_res = low_res_condition(small, stage.factor, draws.aug_level, draws.aug_eps)
-        answer = apply_network(
+        output = apply_network(
             network,
             params,
             z,
@@ -95,7 +95,7 @@ def make_loss_of_draws(stage: Stage) -> Callable[..., tuple[Array, Array]]:
             dropout_key=dropout_key if stage.config.model.dropout else None,
         )
         per_example = loss_per_example(
-            answer, x, draws.eps, logsnr, diffusion.prediction, diffusion.loss_weighting
+            output, x, draws.eps, logsnr, diffusion.prediction, diffusion.loss_weighting
         )
         return per_example, logsnr
 

@@ -26,7 +26,7 @@ def text(number):
 
 
 def untrained(name, prediction):
-    """A stage whose network answers 0, since its head starts at zero."""
+    """A stage whose network returns 0, since its head starts at zero."""
     stage = open_stage(load_config("configs/tiny.py"), name, TEXT_DIM)
     diffusion = DiffusionConfig(prediction=prediction)
     stage = stage.replace(dataclasses.replace(stage.config, diffusion=diffusion))

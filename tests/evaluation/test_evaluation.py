@@ -68,7 +68,7 @@ class PerfectCascade:
     def __init__(self, prompts, wrong=()):
         self.config = CONFIG
         self.stages = {name: open_stage(CONFIG, name, 4) for name in CONFIG.stages}
-        # Networks that answer 0; no picture is drawn with them.
+        # Networks that return 0; no picture is drawn with them.
         zeros = {
             name: jax.tree.map(lambda s: np.zeros(s.shape, np.float32), stage.abstract_params())
             for name, stage in self.stages.items()

@@ -16,7 +16,7 @@ from imagen_jax.diffusion.samplers.base import (
 )
 from imagen_jax.diffusion.samplers.ddim import DDIM, ddim_step
 
-# Those that a config may name by their `kind`.
+# The choices that a config may name by `kind`.
 SAMPLERS = (DDIM, Ancestral)
 
 __all__ = [
