@@ -57,7 +57,8 @@ def get_config():
             head_dim=32,
             embed_dim=128,
             patch_size=2,
-            input_skip=True,
+            input_skip="add",
+            shared_key_bias=True,
         ),
         # Colours and shapes are decided at log-SNRs from -5 to 1; the cosine schedule puts 60 % of
         # the examples there, this normal distribution 92 %.
@@ -84,7 +85,8 @@ def get_config():
             head_dim=32,
             embed_dim=96,
             patch_size=2,
-            input_skip=True,
+            input_skip="add",
+            shared_key_bias=True,
         ),
         diffusion=diffusion,
         train=dataclasses.replace(

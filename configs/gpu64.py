@@ -44,7 +44,7 @@ def get_config():
             text_attention=("none", "joint", "joint"),
             head_dim=64,
             patch_size=2,
-            input_skip=True,
+            input_skip="mix",
             dtype="bfloat16",
             scan_blocks=True,
             remat=("none", "none", "none"),

@@ -60,7 +60,8 @@ def get_config():
         head_dim=32,
         embed_dim=128,
         patch_size=2,
-        input_skip=True,
+        input_skip="add",
+        shared_key_bias=True,
     )
     base = StageConfig(
         resolution=16,

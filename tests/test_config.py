@@ -129,7 +129,10 @@ def test_a_choice_may_be_given_by_its_kind_alone():
 def test_settings_of_version_1_become_the_same_config(name):
     """`version_1.json` holds what the package of version 1 wrote for these configs."""
     saved = json.loads((Path(__file__).parent / "version_1.json").read_text())[name]
-    assert from_json_dict(saved) == load_config(f"configs/{name}.py")
+    expected = to_json_dict(load_config(f"configs/{name}.py"))
+    for stage in expected["stages"].values():
+        stage["model"]["shared_key_bias"] = True  # which version 1 always had
+    assert to_json_dict(from_json_dict(saved)) == expected
     assert from_json_dict(to_json_dict(from_json_dict(saved))) == from_json_dict(saved)
 
 
@@ -141,7 +144,24 @@ def test_settings_that_version_1_did_not_have_yet_have_their_defaults():
     stage = from_json_dict(saved).stages["base"]
     assert stage.diffusion.loss_weighting.power == 1.0
     assert stage.train.optimizer == Muon(adam_b2=0.99)
-    assert stage.model.input_skip is False
+    assert stage.model.input_skip == "none"
+
+
+def test_networks_of_version_2_keep_their_skip_and_their_biases():
+    values = two_stages()
+    base, sr = (stage["model"] for stage in values["stages"].values())
+    for model, skip in ((base, True), (sr, False)):
+        model["input_skip"] = skip
+        del model["shared_key_bias"]
+    base, sr = (stage.model for stage in from_json_dict(values).stages.values())
+    assert (base.input_skip, sr.input_skip) == ("add", "none")
+    assert base.shared_key_bias and sr.shared_key_bias
+
+
+def test_a_mix_of_pictures_needs_a_network_that_predicts_them():
+    values = set_path(two_stages(), "stages.base.model.input_skip", "mix")
+    with pytest.raises(UserError, match=r"input_skip='mix' with diffusion\.prediction='v'"):
+        from_json_dict(values)
 
 
 def test_the_command_line_may_choose_another_kind():

@@ -190,6 +190,11 @@ class StageConfig:
             self.model.check_resolution(self.resolution)
         except UserError as error:
             raise UserError(f"model: {error}") from error
+        if self.model.input_skip == "mix" and self.diffusion.prediction != "x":
+            raise UserError(
+                f"model.input_skip='mix' with diffusion.prediction={self.diffusion.prediction!r}: "
+                "it mixes pictures, so the network must predict 'x'; otherwise use 'none'"
+            )
         crop_size = self.train.crop_size
         if crop_size and not self.factor:
             raise UserError(f"train.crop_size={crop_size} is for super-resolution stages only")

@@ -1,4 +1,8 @@
-"""Converts settings that earlier versions of the package wrote into artefacts and checkpoints."""
+"""Converts settings that earlier versions of the package wrote into artefacts and checkpoints.
+
+Stored settings are complete: a setting that is missing did not exist in the version that wrote
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +39,13 @@ _UNUSED_BY_UNET = ("strides", "stem_channels")
 def upgrade(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a cascade in today's names; current ones are returned unchanged."""
     stages = values.get("stages")
-    if not isinstance(stages, Mapping) or not any(map(_is_version_1, stages.values())):
+    if not isinstance(stages, Mapping):
         return values
-    return {**values, "stages": {name: _upgrade_stage(stage) for name, stage in stages.items()}}
+    if any(map(_is_version_1, stages.values())):
+        stages = {name: _from_version_1(stage) for name, stage in stages.items()}
+    if any(map(_is_version_2, stages.values())):
+        stages = {name: _from_version_2(stage) for name, stage in stages.items()}
+    return {**values, "stages": stages}
 
 
 def _is_version_1(stage: Any) -> bool:
@@ -49,7 +57,19 @@ def _is_version_1(stage: Any) -> bool:
     )
 
 
-def _upgrade_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+def _is_version_2(stage: Any) -> bool:
+    model = stage.get("model") if isinstance(stage, Mapping) else None
+    return isinstance(model, Mapping) and "shared_key_bias" not in model
+
+
+def _from_version_2(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 2 had one kind of input skip, and biases in all keys."""
+    model = {**stage["model"], "shared_key_bias": True}
+    model["input_skip"] = "add" if model.get("input_skip") else "none"
+    return {**stage, "model": model}
+
+
+def _from_version_1(stage: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = {**stage}
     for group, choices in _CHOICES.items():
         upgraded[group] = _nest(stage[group], choices)

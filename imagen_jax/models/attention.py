@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -41,12 +43,14 @@ class ImageAttention(nn.Module):
       width: sum of the widths of the heads (2 C in Fig. A.28 of the paper, C in the base).
       head_dim: channels per head; divides `width`.
       see_image: whether the pixels are keys too; otherwise only the text is (cross-attention).
+      key_bias: whether the keys of the pixels have a bias.
       dtype: compute dtype.
     """
 
     width: int
     head_dim: int
     see_image: bool
+    key_bias: bool
     dtype: jnp.dtype
 
     @nn.compact
@@ -60,12 +64,12 @@ class ImageAttention(nn.Module):
         heads = (b, height * width, self.width // self.head_dim, self.head_dim)
         h = GroupNorm(self.dtype, name="norm")(x).reshape(b, height * width, c)
 
-        def project(name: str) -> Array:
-            return dense(self.width, self.dtype, name)(h).reshape(heads)
+        def project(name: str, bias: bool = True) -> Array:
+            return dense(self.width, self.dtype, name, bias=bias)(h).reshape(heads)
 
         q, k, v, mask = project("query"), None, None, None
         if self.see_image:
-            k, v = project("key"), project("value")
+            k, v = project("key", self.key_bias), project("value")
         if text is not None:
             text_k, text_v, mask = text
             if self.see_image:
@@ -90,20 +94,23 @@ def attend(
     text_attention: str,
     expansion: int,
     head_dim: int,
+    shared_key_bias: bool,
     dtype: jnp.dtype,
 ) -> Array:
     """Applies the attention layers of one place in the network; call it in a compact method.
 
     `text_attention` is "none", "joint" (with self-attention) or "cross" (a layer of its own, after
     the self-attention if there is one). `x` `[B, H, W, C]`, text as for `ImageAttention`.
+    A bias that all keys share changes nothing: `shared_key_bias` keeps it where earlier versions
+    had it. Beside the keys of the text those of the pixels need one.
     """
-    width = expansion * x.shape[-1]
+    layer = functools.partial(
+        ImageAttention, width=expansion * x.shape[-1], head_dim=head_dim, dtype=dtype
+    )
+    joint = text_attention == "joint"
     if self_attention:
-        layer = ImageAttention(width, head_dim, see_image=True, dtype=dtype, name="attention")
-        x = layer(x, text if text_attention == "joint" else None)
+        key_bias = joint or shared_key_bias
+        x = layer(see_image=True, key_bias=key_bias, name="attention")(x, text if joint else None)
     if text_attention == "cross":
-        layer = ImageAttention(
-            width, head_dim, see_image=False, dtype=dtype, name="cross_attention"
-        )
-        x = layer(x, text)
+        x = layer(see_image=False, key_bias=False, name="cross_attention")(x, text)
     return x

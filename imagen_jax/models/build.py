@@ -16,7 +16,10 @@ from imagen_jax.types import Array, Params, TextCond
 def _text_projection(network: nn.Module) -> TextProjection:
     config = network.config
     return TextProjection(
-        config.text_layers(), embed_dim=config.embedding_width, dtype=jnp.dtype(config.dtype)
+        config.text_layers(),
+        embed_dim=config.embedding_width,
+        dtype=jnp.dtype(config.dtype),
+        shared_key_bias=config.shared_key_bias,
     )
 
 

@@ -56,9 +56,9 @@ class EfficientUNetConfig(NetworkConfig):
     def text_layers(self) -> tuple[TextLayer, ...]:
         """One a level on either side."""
         return tuple(
-            TextLayer(f"{side}_{i}", self.attention_expansion * width, self.head_dim)
+            self.text_layer(f"{side}_{i}", i)
             for side in ("down", "up")
-            for i, width in enumerate(self.channels)
+            for i in range(self.num_levels)
             if self.text_attention[i] != "none"
         )
 
@@ -101,6 +101,7 @@ class EfficientLevel(nn.Module):
             text_attention=config.text_attention[self.level],
             expansion=config.attention_expansion,
             head_dim=config.head_dim,
+            shared_key_bias=config.shared_key_bias,
             dtype=self.dtype,
         )
 
@@ -111,6 +112,17 @@ class EfficientUNet(nn.Module):
     Stem at full resolution; each level first down-samples (strided convolution) and then runs its
     blocks; on the way up it joins its skip, runs as many blocks and up-samples last. All skips are
     joined by (h + skip) / sqrt(2), so that all blocks of a level are equal.
+
+    Differs from Imagen (App. B, Fig. A.27 to A.30) in these points:
+    - The embedding of noise level and text modulates the second norm of every block, as in ADM; the
+      figures combine it once a level, before the blocks.
+    - The output of the stem is a skip too, joined before the head.
+    - Up-sampling is nearest neighbour and a 3x3 convolution, which leaves no checkerboard; the
+      figures name a convolution with a stride.
+    - The head is norm, swish and a 3x3 convolution that starts at zero, as in ADM; the figures have
+      one dense layer.
+    - Strided convolutions pad by (0, 1), as XLA's `SAME` does; where (1, 1) is padded, each
+      output is centred one pixel further left and up.
     """
 
     config: EfficientUNetConfig
@@ -151,4 +163,4 @@ class EfficientUNet(nn.Module):
                 h = upsample_nearest(h)
             h = conv3x3(widths[i - 1] if i else stem_width, dtype, f"up_{i}_resample")(h)
         h = (h + skips.pop()) * RSQRT2
-        return head(config, h, inputs, embedding)
+        return head(config, h, inputs, embedding, logsnr)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imagen_jax.models.embeddings import LevelEmbedding, inv_cos
-from imagen_jax.models.layers import FLOAT32, GroupNorm, InputSkip, conv3x3
+from imagen_jax.models.layers import FLOAT32, GroupNorm, InputMix, InputSkip, conv3x3
 from imagen_jax.models.network import NetworkConfig
 from imagen_jax.models.text_projection import TextFeatures
 from imagen_jax.types import Array
@@ -40,7 +40,7 @@ def stem(width: int, dtype: jnp.dtype, inputs: Array) -> Array:
     return conv3x3(width, dtype, "stem")(inputs.astype(dtype))
 
 
-def head(config: NetworkConfig, h: Array, inputs: Array, embedding: Array) -> Array:
+def head(config: NetworkConfig, h: Array, inputs: Array, embedding: Array, logsnr: Array) -> Array:
     """Norm and last convolution, which starts at zero; call it inside a compact method.
 
     Args:
@@ -48,12 +48,15 @@ def head(config: NetworkConfig, h: Array, inputs: Array, embedding: Array) -> Ar
       h: `[B, H, W, C]`.
       inputs: `[B, H, W, n * 3 * patch_size^2]`, what the stem saw.
       embedding: `[B, E]` f32.
+      logsnr: `[B]`.
 
     Returns:
       `[B, H, W, 3 * patch_size^2]` f32.
     """
     h = nn.swish(GroupNorm(FLOAT32, name="head_norm")(h))
     output = conv3x3(3 * config.patch_size**2, FLOAT32, "head", zero=True)(h)
-    if config.input_skip:
+    if config.input_skip == "mix":
+        output = InputMix(name="input_mix")(output, inputs, embedding, logsnr)
+    if config.input_skip == "add":
         output = InputSkip(name="input_skip")(output, inputs, embedding)
     return output

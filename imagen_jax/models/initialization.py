@@ -9,6 +9,7 @@ that is drawn in one call for all but the largest kernels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,11 @@ def fan_in_std(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float3
     """
     del key
     return jnp.full(shape, math.prod(shape[:-1]) ** -0.5, dtype)
+
+
+def scaled_fan_in_std(gain: float) -> Callable[..., Array]:
+    """`fan_in_std` times `gain`."""
+    return lambda *arguments: gain * fan_in_std(*arguments)
 
 
 def fan_in_std_stacked(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:

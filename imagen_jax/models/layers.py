@@ -12,12 +12,14 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from imagen_jax.models.batch_axis import Conv, Dense, shard_over_batch
-from imagen_jax.models.initialization import fan_in_std
+from imagen_jax.models.initialization import fan_in_std, scaled_fan_in_std
 from imagen_jax.types import Array
 
 NORM_EPS = 1e-5
 FLOAT32 = jnp.dtype(jnp.float32)
 RSQRT2 = 1.0 / math.sqrt(2.0)
+# Where the log of the variance of the network's error starts, see `InputMix`.
+LOG_VARIANCE = 2.0 * math.log(0.5)
 
 
 # Name of the activations that `model.remat` "convs" keeps for the backward pass.
@@ -43,10 +45,18 @@ def conv3x3(
     )
 
 
-def dense(features: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> Dense:
-    """A linear map of the last axis; `zero` initialises its kernel with zeros."""
-    init = nn.initializers.zeros if zero else fan_in_std
-    return Dense(features, dtype=dtype, kernel_init=init, name=name)
+def dense(
+    features: int,
+    dtype: jnp.dtype,
+    name: str,
+    *,
+    zero: bool = False,
+    gain: float = 1.0,
+    bias: bool = True,
+) -> Dense:
+    """A linear map of the last axis; its kernel starts at zero or at `gain` / sqrt(fan in)."""
+    init = nn.initializers.zeros if zero else scaled_fan_in_std(gain)
+    return Dense(features, dtype=dtype, kernel_init=init, use_bias=bias, name=name)
 
 
 def num_groups(channels: int) -> int:
@@ -131,11 +141,45 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
+class InputMix(nn.Module):
+    """Mixes the network's x_hat with z / alpha, which at high log-SNRs is nearer to x.
+
+    Two estimates of x with independent errors of the variances s^2 (the network's) and e^-logsnr
+    (that of z / alpha) are best mixed with the share g = s^2 / (s^2 + e^-logsnr) of the second,
+    which is sigmoid(logsnr + log s^2). log s^2 is learned, depends on the noise levels and the
+    text, and starts at `LOG_VARIANCE` (the skip of Karras et al. 2022, sigma_data = 0.5). So the
+    output keeps what z shows, and needs no detail from the network.
+
+    The low-resolution picture is first added to x_hat, with a learned gain that starts at zero.
+    Differs from Imagen, which has no such skip.
+    """
+
+    @nn.compact
+    def __call__(self, output: Array, inputs: Array, embedding: Array, logsnr: Array) -> Array:
+        """`output` `[B, H, W, C]` f32, `inputs` `[B, H, W, n C]`, `embedding` `[B, E]` f32.
+
+        `logsnr` is `[B]`.
+        """
+        b, height, width, channels = output.shape
+        inputs = inputs.astype(jnp.float32).reshape(b, height, width, -1, channels)
+        embedding = nn.swish(embedding)
+        for number in range(1, inputs.shape[3]):
+            gain = dense(1, FLOAT32, f"gain_{number}", zero=True)(embedding)
+            output = output + gain[:, None, None, :] * inputs[:, :, :, number]
+        log_variance = LOG_VARIANCE + dense(1, FLOAT32, "log_variance", zero=True)(embedding)[:, 0]
+        share = jax.nn.sigmoid(logsnr + log_variance)
+        # 1 / alpha = sqrt(1 + e^-logsnr); the share falls faster than that grows.
+        from_z = share * jnp.sqrt(1.0 + jnp.exp(-logsnr))
+        by_picture = (slice(None), None, None, None)
+        return (1.0 - share)[by_picture] * output + from_z[by_picture] * inputs[:, :, :, 0]
+
+
 class InputSkip(nn.Module):
     """Adds the input pictures of the network to its output, each with a learned gain.
 
     The gains `[B, 1 or 2]` depend on the noise levels and the text, and start at zero. Differs from
-    Imagen, which has no such skip.
+    Imagen, which has no such skip. `InputMix` is better: here the gain that keeps what z shows
+    needs an output that shrinks by as much.
     """
 
     @nn.compact
@@ -157,8 +201,9 @@ class ResBlock(nn.Module):
       dtype: compute dtype.
       dropout: rate before the second convolution.
       scaled: the block of the Efficient U-Net: sum (x + h) / sqrt(2) (App. B), and a 1x1
-        convolution always lies on the shortcut, as Fig. A.27 draws it. Otherwise ADM's: plain sum
-        and a 1x1 only where the width changes.
+        convolution always lies on the shortcut, as Fig. A.27 draws it. Its kernel starts sqrt(2)
+        larger than usual, because h starts at zero: so the block keeps the variance. Otherwise
+        ADM's: plain sum and a 1x1 only where the width changes.
       resample: "none", "down" (2x2 mean) or "up" (nearest), on both branches (ADM "biggan").
     """
 
@@ -178,12 +223,13 @@ class ResBlock(nn.Module):
         scale, shift = jnp.split(modulation, 2, axis=-1)
         h = nn.swish(GroupNorm(self.dtype, name="norm_2")(h, (scale, shift)))
         h = dropout(h, self.dropout, key)
-        # Zero-initialised (ADM), in the Efficient U-Net too. There the scaled sum with zero weakens
-        # the signal, but it learned faster than with a convolution that keeps the variance.
+        # Zero-initialised as in ADM. Differs from Imagen, which says nothing about the start, in
+        # the Efficient U-Net.
         h = save_for_backward(conv3x3(self.width, self.dtype, "conv_2", zero=True)(h))
         x = resample(x)
         if self.scaled or x.shape[-1] != self.width:
-            x = save_for_backward(dense(self.width, self.dtype, "shortcut")(x))
+            gain = math.sqrt(2.0) if self.scaled else 1.0
+            x = save_for_backward(dense(self.width, self.dtype, "shortcut", gain=gain)(x))
         return shard_over_batch((x + h) * RSQRT2 if self.scaled else x + h)
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from imagen_jax.checks import check_at_least, check_choice, check_unit_interval
 from imagen_jax.errors import UserError
+from imagen_jax.models.text_projection import TextLayer
 
 if TYPE_CHECKING:
     from flax import linen as nn
 
-    from imagen_jax.models.text_projection import TextLayer
-
 DTYPES = ("float32", "bfloat16")
 REMAT = ("none", "full", "convs")
+INPUT_SKIPS = ("none", "mix", "add")
 TEXT_ATTENTION = ("none", "joint", "cross")
 
 # Attention keeps a float32 number for each pair of pixels and head. Above this size for a single
@@ -38,8 +38,11 @@ class NetworkConfig(abc.ABC):
         A.28).
       patch_size: patches of this many pixels a side are folded into channels before the network and
         unfolded after it, so that nothing runs at full resolution (1: off, as in the paper).
-      input_skip: add the noisy picture (and the low-resolution condition) to the network's output,
-        with gains that depend on the noise level and start at 0 (off in the paper).
+      input_skip: what the output gets from the noisy picture and the low-resolution condition:
+        "none" (as in the paper); "mix" (for x-prediction, see `layers.InputMix`); "add" (of
+        earlier versions, see `layers.InputSkip`).
+      shared_key_bias: whether attention has a bias in its keys also where all keys share it, so
+        that it changes nothing; for parameters of earlier versions.
       embed_dim: width of the time and pooled-text embedding (0: 4 x the first width).
       dropout: rate inside residual blocks, in [0, 1].
       dtype: compute dtype, "float32" or "bfloat16"; parameters are always float32.
@@ -64,7 +67,8 @@ class NetworkConfig(abc.ABC):
     head_dim: int = 64
     attention_expansion: int = 1
     patch_size: int = 1
-    input_skip: bool = False
+    input_skip: str = "none"
+    shared_key_bias: bool = False
     embed_dim: int = 0
     dropout: float = 0.0
     dtype: str = "float32"
@@ -87,6 +91,17 @@ class NetworkConfig(abc.ABC):
           low_res: whether it is conditioned on a low-resolution picture and an aug_level.
           text_dim: D of the text encoder's embeddings.
         """
+
+    def text_layer(self, name: str, level: int, count: int = 0) -> TextLayer:
+        """One of `text_layers`: the attention layers `name` of a level, `count` of them stacked."""
+        return TextLayer(
+            name,
+            width=self.attention_expansion * self.channels[level],
+            head_dim=self.head_dim,
+            count=count,
+            # Beside the keys of the pixels the text's have a bias of their own.
+            key_bias=self.text_attention[level] == "joint" or self.shared_key_bias,
+        )
 
     def attends(self, level: int) -> bool:
         """Whether a level attends over its pixels."""
@@ -124,6 +139,7 @@ class NetworkConfig(abc.ABC):
         if min(self.num_res_blocks) < 1:
             raise UserError(f"num_res_blocks={self.num_res_blocks} must be at least 1 each")
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("input_skip", self.input_skip, INPUT_SKIPS)
         check_unit_interval("dropout", self.dropout)
         for field in ("head_dim", "attention_expansion", "patch_size"):
             check_at_least(field, getattr(self, field), 1)

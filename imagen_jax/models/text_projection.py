@@ -26,12 +26,14 @@ class TextLayer:
       width: sum of the widths of the heads.
       head_dim: channels per head.
       count: layers whose parameters are stacked; 0 for a single layer without stacking.
+      key_bias: whether the keys have a bias.
     """
 
     name: str
     width: int
     head_dim: int
     count: int = 0
+    key_bias: bool = True
 
 
 @flax.struct.dataclass
@@ -56,6 +58,7 @@ class _Heads(nn.Module):
 
     layer: TextLayer
     dtype: jnp.dtype
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -63,11 +66,12 @@ class _Heads(nn.Module):
         stack = (layer.count,) if layer.count else ()
         init = fan_in_std_stacked if stack else fan_in_std
         kernel = self.param("kernel", init, (*stack, x.shape[-1], layer.width), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
         n = "n" if stack else ""
         x = shard_over_batch(x)
         h = jnp.einsum(f"bld,{n}df->{n}blf", x, kernel.astype(self.dtype))
-        h = h + bias.astype(self.dtype)[..., None, None, :]
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (*stack, layer.width), jnp.float32)
+            h = h + bias.astype(self.dtype)[..., None, None, :]
         h = h.reshape(*h.shape[:-1], layer.width // layer.head_dim, layer.head_dim)
         return shard_over_batch(h, axis=len(stack))
 
@@ -80,7 +84,7 @@ class _KeysValues(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        key = _Heads(self.layer, self.dtype, name="key")(x)
+        key = _Heads(self.layer, self.dtype, bias=self.layer.key_bias, name="key")(x)
         return key, _Heads(self.layer, self.dtype, name="value")(x)
 
 
@@ -91,6 +95,7 @@ class AttentionPool(nn.Module):
     """
 
     width: int
+    key_bias: bool
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
@@ -102,11 +107,12 @@ class AttentionPool(nn.Module):
         x = shard_over_batch(jnp.concatenate([mean[:, None], x], axis=1))
         mask = jnp.concatenate([jnp.ones((b, 1), bool), mask], axis=1)
 
-        def project(x: Array, name: str) -> Array:
-            h = dense(self.width, FLOAT32, name)(x)
+        def project(x: Array, name: str, bias: bool = True) -> Array:
+            h = dense(self.width, FLOAT32, name, bias=bias)(x)
             return h.reshape(b, -1, self.width // head_dim, head_dim)
 
-        q, k, v = project(mean[:, None], "query"), project(x, "key"), project(x, "value")
+        q, v = project(mean[:, None], "query"), project(x, "value")
+        k = project(x, "key", self.key_bias)
         h = shard_over_batch(attention(q, k, v, mask).reshape(b, self.width))
         return dense(self.width, FLOAT32, "out")(h)
 
@@ -122,13 +128,16 @@ class TextProjection(nn.Module):
     layers: tuple[TextLayer, ...]
     embed_dim: int
     dtype: jnp.dtype
+    shared_key_bias: bool = False
 
     @nn.compact
     def __call__(self, text: TextCond) -> TextFeatures:
         # Replaced first, so that not even NaN in a padded row has an influence.
         tokens = jnp.where(text.mask[..., None], text.tokens.astype(jnp.float32), 0.0)
         pool_tokens = nn.LayerNorm(epsilon=NORM_EPS, name="pool_norm")(tokens)
-        pooled = AttentionPool(self.embed_dim, name="pool")(pool_tokens, text.mask)
+        pooled = AttentionPool(self.embed_dim, self.shared_key_bias, name="pool")(
+            pool_tokens, text.mask
+        )
         keys, values = {}, {}
         if self.layers:
             tokens = nn.LayerNorm(epsilon=NORM_EPS, name="norm")(tokens).astype(self.dtype)

@@ -43,13 +43,11 @@ class UNetConfig(NetworkConfig):
             i = int(level.rpartition("_")[2])
             if self.text_attention[i] == "none":
                 continue
-            width = self.attention_expansion * self.channels[i]
             for name, count in groups:
                 stack = count if name == "blocks" else 0
-                layers.append(TextLayer(f"{level}_{name}", width, self.head_dim, stack))
+                layers.append(self.text_layer(f"{level}_{name}", i, stack))
         if self.text_attention[-1] != "none":
-            width = self.attention_expansion * self.channels[-1]
-            layers.append(TextLayer("middle", width, self.head_dim))
+            layers.append(self.text_layer("middle", self.num_levels - 1))
         return tuple(layers)
 
     def make_network(self, *, low_res: bool, text_dim: int) -> UNet:
@@ -116,6 +114,7 @@ class UNetBlock(nn.Module):
             text_attention=config.text_attention[self.level],
             expansion=config.attention_expansion,
             head_dim=config.head_dim,
+            shared_key_bias=config.shared_key_bias,
             dtype=self.dtype,
         )
 
@@ -198,6 +197,7 @@ class UNetMiddle(nn.Module):
             text_attention=config.text_attention[-1],
             expansion=config.attention_expansion,
             head_dim=config.head_dim,
+            shared_key_bias=config.shared_key_bias,
             dtype=self.dtype,
         )
         return block(name="res_2")(h, embedding, fold(key, 1))
@@ -254,4 +254,4 @@ class UNet(nn.Module):
             h, _ = level(f"up_{i}", i)(h, level_skips, embedding, features, next(keys))
             if i > 0:
                 h = resample(f"up_{i}_resample", i, "up")(h, embedding, next(keys))
-        return head(config, h, inputs, embedding)
+        return head(config, h, inputs, embedding, logsnr)

@@ -33,9 +33,9 @@ from imagen_jax.types import Params
 from imagen_jax.version import __version__
 
 # 2: choices among the settings (sampler, optimizer, ...) are groups with a `kind`.
-FORMAT_VERSION = 2
-# Settings of version 1 are converted when they are read.
-READABLE_VERSIONS = (1, FORMAT_VERSION)
+FORMAT_VERSION = 3
+# Settings of earlier versions are converted when they are read.
+READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 # Metadata of the safetensors files, which are those of version 1.
 TENSOR_FORMAT = "imagen_jax 1"
 CONFIG_FILE = "config.json"

@@ -50,7 +50,7 @@ def test_layer_starts_as_the_identity_and_joint_text_matters_after():
     x = jax.random.normal(jax.random.key(0), (1, 2, 2, 8))
     keys, values = jax.random.normal(jax.random.key(1), (2, 1, 3, 2, 4))
     mask = jnp.array([[True, True, False]])
-    layer = ImageAttention(8, 4, see_image=True, dtype=jnp.dtype("float32"))
+    layer = ImageAttention(8, 4, see_image=True, key_bias=True, dtype=jnp.dtype("float32"))
     params = layer.init(jax.random.key(2), x, (keys, values, mask))["params"]
     np.testing.assert_array_equal(layer.apply({"params": params}, x, (keys, values, mask)), x)
     params["out"]["kernel"] = jnp.eye(8)

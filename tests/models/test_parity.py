@@ -131,7 +131,9 @@ def test_self_attention_with_text_keys_and_values():
         for name in ("add_k_proj", "add_v_proj")
     ]
     mask = np.broadcast_to(np.arange(length + 2) < length, (BATCH, length + 2))
-    ours = ImageAttention(channels, head_dim, see_image=True, dtype=jnp.dtype(jnp.float32))
+    ours = ImageAttention(
+        channels, head_dim, see_image=True, key_bias=True, dtype=jnp.dtype(jnp.float32)
+    )
     with torch.no_grad():
         expected = theirs(to_torch(x), encoder_hidden_states=torch.from_numpy(tokens)).numpy()
     expected = expected.transpose(0, 2, 3, 1)

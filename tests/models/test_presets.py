@@ -55,8 +55,8 @@ def res(i, o, e, shortcut=None):
     return size + (linear(i, o) if shortcut else 0)
 
 
-def text_trunk(e):
-    return 2 * norm(TEXT_DIM) + 3 * linear(TEXT_DIM, e) + linear(e, e)
+def text_trunk(e):  # the keys of the pooling have no bias
+    return 2 * norm(TEXT_DIM) + 3 * linear(TEXT_DIM, e) - e + linear(e, e)
 
 
 def test_base64_size_is_the_sum_over_its_layers():
@@ -87,7 +87,8 @@ def test_super_resolution_size_is_the_sum_over_its_layers(name):
     e, heads = 512, 2048
     image_keys = 2 * linear(1024, heads) if name == "sr256" else 0
     attention = norm(1024) + linear(1024, heads) + image_keys + linear(heads, 1024)
-    attention += 2 * linear(TEXT_DIM, heads)
+    # Beside the keys of pixels those of the text have a bias.
+    attention += 2 * linear(TEXT_DIM, heads) - (heads if name == "sr1024" else 0)
     resample = [conv(128, 128), conv(128, 256), conv(256, 512), conv(512, 1024)]
     back = [conv(128, 128), conv(256, 128), conv(512, 256), conv(1024, 512)]
     blocks = {128: 2, 256: 4, 512: 8, 1024: 8}
