@@ -70,7 +70,9 @@ class TrainConfig:
       num_steps: length of the run; also the end of a cosine learning-rate decay.
       optimizer: `Adam`, `Adafactor` or `Muon`.
       learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
-      lr_decay: after warm-up: "constant" or "cosine" (to 0 at `num_steps`).
+      lr_decay: after warm-up: "constant", "cosine" (to 0 at `num_steps`) or "linear" (constant,
+        then to 0 over the last `decay_steps`).
+      decay_steps: of the "linear" decay.
       clip_norm: global gradient norm limit.
       ema_max: the EMA decay is min(ema_max, (1 + n) / (10 + n)) after n steps.
       text_drop_rate: share of captions replaced by the null text.
@@ -93,6 +95,7 @@ class TrainConfig:
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     lr_decay: str = "cosine"
+    decay_steps: int = 0
     clip_norm: float = 1.0
     ema_max: float = 0.9999
     text_drop_rate: float = 0.1
@@ -118,14 +121,19 @@ class TrainConfig:
             "validation_images",
         ):
             check_at_least(field, getattr(self, field), 1)
-        for field in ("warmup_steps", "validate_every", "crop_size"):
+        for field in ("warmup_steps", "validate_every", "crop_size", "decay_steps"):
             check_at_least(field, getattr(self, field), 0)
+        if (self.lr_decay == "linear") != bool(self.decay_steps):
+            raise UserError(
+                f"lr_decay={self.lr_decay!r} with decay_steps={self.decay_steps}: the linear "
+                "decay, and no other, needs a number of steps"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} "
                 "parts"
             )
-        check_choice("lr_decay", self.lr_decay, ("constant", "cosine"))
+        check_choice("lr_decay", self.lr_decay, ("constant", "cosine", "linear"))
         for field in ("learning_rate", "clip_norm"):
             check_positive(field, getattr(self, field))
         for field in ("text_drop_rate", "ema_max"):

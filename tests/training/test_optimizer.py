@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from imagen_jax.config import TrainConfig
+from imagen_jax.errors import UserError
 from imagen_jax.optimizers import Adafactor, Muon
 from imagen_jax.training.optimizer import learning_rate, make_optimizer
 
@@ -118,3 +119,19 @@ def test_muons_rate_warms_up_and_decays_with_the_other():
         nadam_sizes.append(float(jnp.abs(updates["a"]["bias"]).max()))
     ratio = sizes[:, 1] / np.array(nadam_sizes)
     np.testing.assert_allclose(ratio / 1e-3, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_linear_is_constant_and_falls_to_zero_over_the_last_steps():
+    settings = {"learning_rate": 1.0, "warmup_steps": 4, "lr_decay": "linear", "decay_steps": 10}
+    rate = learning_rate(TrainConfig(num_steps=100, **settings))
+    assert [float(rate(n)) for n in (3, 4, 50, 90)] == [1.0, 1.0, 1.0, 1.0]
+    np.testing.assert_allclose([rate(95), rate(99), rate(100)], [0.5, 0.1, 0.0], atol=1e-6)  # f32
+    # A longer run is the same up to the decay of the shorter one.
+    longer = learning_rate(TrainConfig(num_steps=200, **settings))
+    assert float(longer(99)) == 1.0
+
+
+@pytest.mark.parametrize(("decay", "steps"), [("linear", 0), ("cosine", 10)])
+def test_only_the_linear_decay_has_a_length(decay, steps):
+    with pytest.raises(UserError, match="needs a number of steps"):
+        TrainConfig(lr_decay=decay, decay_steps=steps)
