@@ -100,7 +100,7 @@ def read_setting(flags: FlagValues, config: CascadeConfig | None) -> Setting:
 
         # Only the width is read: loading the encoder would take a device that the workers need.
         path = config.text.encoder
-        directory = encoder.EMBEDDED_DIRECTORY if path == encoder.EMBEDDED else Path(path)
+        directory = encoder.EMBEDDED.get(path) or Path(path)
         text_dim = t5_load.read_config(directory.expanduser(), "float32").d_model
     return Setting(cascade=config, name=name or next(iter(stages)), text_dim=text_dim)
 

@@ -14,8 +14,9 @@ class TextConfig:
     """The frozen text encoder.
 
     Attributes:
-      encoder: "embedded" (the small T5 that ships with the package), the path of a Hugging Face
-        directory of a T5 or of a CLIP, or the id of one on the hub ("google/t5-v1_1-xl").
+      encoder: "embedded" or "embedded_icons" (small T5s that ship with the package), the path of a
+        Hugging Face directory of a T5 or of a CLIP, or the id of one on the hub
+        ("google/t5-v1_1-xl").
       max_length: tokens a caption is cut to, end-of-sequence included.
       cleaning: what is done to captions first: "none", or "if" (as for the DeepFloyd IF weights).
 

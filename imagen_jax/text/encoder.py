@@ -24,8 +24,8 @@ from imagen_jax.text.t5 import T5Config, T5Encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.types import Array, Params, TextCond
 
-EMBEDDED = "embedded"
-EMBEDDED_DIRECTORY = Path(__file__).parent / "embedded"
+# The encoders inside the package.
+EMBEDDED = {name: Path(__file__).parent / name for name in ("embedded", "embedded_icons")}
 
 EncoderConfig = T5Config | ClipConfig
 
@@ -152,10 +152,10 @@ def load_encoder(
     In a job of several processes all must have the same files. Only the first one hashes them.
 
     Args:
-      config: `encoder` is "embedded", the path of a Hugging Face directory, or a hub id. The
-        `model_type` in its config.json decides between T5 and CLIP.
-      dtype: of parameters and matrix products. By default float32 for the embedded encoder and
-        bfloat16 for others.
+      config: `encoder` is a name in `EMBEDDED`, the path of a Hugging Face directory, or a hub id.
+        The `model_type` in its config.json decides between T5 and CLIP.
+      dtype: of parameters and matrix products. By default float32 for the encoders inside the
+        package and bfloat16 for others.
       mesh: where the parameters go; see `parallel.sharding.frozen_shardings`. None: the default
         device.
 
@@ -184,7 +184,7 @@ def load_encoder(
 
 def is_local(config: TextConfig) -> bool:
     """Whether the encoder's files are in a local directory, so that nothing has to be fetched."""
-    return config.encoder == EMBEDDED or Path(config.encoder).expanduser().is_dir()
+    return config.encoder in EMBEDDED or Path(config.encoder).expanduser().is_dir()
 
 
 def text_dim(config: TextConfig) -> int:
@@ -218,9 +218,8 @@ class _EncoderFiles:
     def find(cls, config: TextConfig, dtype: str | None) -> _EncoderFiles:
         if config.max_length < 1:
             raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
-        embedded = config.encoder == EMBEDDED
-        directory = EMBEDDED_DIRECTORY if embedded else hf_files.find_directory(config.encoder)
-        dtype = dtype or ("float32" if embedded else "bfloat16")
+        directory = EMBEDDED.get(config.encoder) or hf_files.find_directory(config.encoder)
+        dtype = dtype or ("float32" if config.encoder in EMBEDDED else "bfloat16")
         network = _read_config(directory, dtype)
         tokenizer = load_tokenizer(directory)
         if isinstance(network, ClipConfig) and config.max_length > network.max_positions:

@@ -15,6 +15,8 @@ from scipy.special import log_softmax
 from imagen_jax.config import TextConfig
 from imagen_jax.data.builtin.shapes import captions
 from imagen_jax.text.encoder import load_encoder
+from tools.embedded_encoder.corpus import emoji_names
+from tools.embedded_encoder.probe import probe as icons_probe
 
 LENGTH = 24
 # A U-Net can draw only what the text condition holds.
@@ -110,3 +112,15 @@ def test_size_of_single_objects(encoder):
 def test_number_of_counted_objects(encoder):
     accuracy = probe(encoder, "count", 1600, 400, FIRST | {"count": lambda c: c.count})
     assert min(accuracy.values()) >= REQUIRED, accuracy
+
+
+@pytest.mark.slow
+def test_names_and_styles_of_icons_in_phrasings_that_nothing_was_fitted_on():
+    """A part of the names, so that it takes seconds; the card has the figures of all."""
+    encoder = load_encoder(TextConfig(encoder="embedded_icons", max_length=32))
+    names = [name for name in emoji_names() if name.isascii() and "skin tone" not in name][::12]
+    styles = ("noto", "twemoji", "fluent", "fluent 3d", "fluent flat", "emojione")
+    assert len(names) > 100
+    accuracy = icons_probe(encoder, [(name, style) for name in names for style in styles])
+    assert min(accuracy["name"].values()) >= 0.98, accuracy
+    assert min(accuracy["style"].values()) >= REQUIRED, accuracy

@@ -21,7 +21,7 @@ from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.text import embedding_store
 from imagen_jax.text.embedding_store import StoredText, open_store
 from imagen_jax.text.encode_captions import CaptionSet, describe, encode_captions
-from imagen_jax.text.encoder import EMBEDDED_DIRECTORY, load_encoder
+from imagen_jax.text.encoder import EMBEDDED, load_encoder
 from imagen_jax.training.feed import device_batches
 
 TEXT = TextConfig(max_length=16)
@@ -152,7 +152,7 @@ def test_a_caption_that_is_not_there_is_an_error(store):
 
 def test_each_difference_from_the_configuration_is_shown(store, tmp_path):
     assert len(open_store(str(store), TEXT)) >= len(every_caption())
-    other = shutil.copytree(EMBEDDED_DIRECTORY, tmp_path / "t5")
+    other = shutil.copytree(EMBEDDED["embedded"], tmp_path / "t5")
     values = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(values | {"layer_norm_epsilon": 1e-3}))
     (other / "SHA256SUMS").unlink()

@@ -9,7 +9,7 @@ import pytest
 
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
-from imagen_jax.text.encoder import EMBEDDED_DIRECTORY, load_encoder
+from imagen_jax.text.encoder import EMBEDDED, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def encoder():
 
 @pytest.fixture
 def copy(tmp_path):
-    return shutil.copytree(EMBEDDED_DIRECTORY, tmp_path / "t5")
+    return shutil.copytree(EMBEDDED["embedded"], tmp_path / "t5")
 
 
 def test_the_embedded_encoder_encodes(encoder):
@@ -86,7 +86,7 @@ def test_the_embedded_files_are_a_hugging_face_directory(encoder):
     torch = pytest.importorskip("torch")
     from transformers import T5EncoderModel
 
-    model = T5EncoderModel.from_pretrained(EMBEDDED_DIRECTORY, dtype=torch.float32).eval()
+    model = T5EncoderModel.from_pretrained(EMBEDDED["embedded"], dtype=torch.float32).eval()
     ids, mask = encoder.tokenizer(["a red circle left of a blue square", "🦊"], 16)
     with torch.no_grad():
         expected = model(torch.from_numpy(ids).long(), torch.from_numpy(mask).long())[0].numpy()

@@ -259,9 +259,9 @@ def write_synthetic_checkpoint(directory):
 
     from safetensors.numpy import save_file
 
-    from imagen_jax.text.encoder import EMBEDDED_DIRECTORY
+    from imagen_jax.text.encoder import EMBEDDED
 
-    shutil.copy(EMBEDDED_DIRECTORY / "spiece.model", directory)
+    shutil.copy(EMBEDDED["embedded"] / "spiece.model", directory)
     t5_load.write_config(directory, LARGE)
     rng = np.random.default_rng(0)
     tensors = {}

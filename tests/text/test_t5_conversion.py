@@ -12,7 +12,7 @@ from test_t5 import TINY, random_params
 from imagen_jax.cli import convert_t5
 from imagen_jax.errors import UserError
 from imagen_jax.text import hf_files, t5_load
-from imagen_jax.text.encoder import EMBEDDED_DIRECTORY
+from imagen_jax.text.encoder import EMBEDDED
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -31,7 +31,7 @@ def source(tmp_path):
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]
     tensors["decoder.final_layer_norm.weight"] = torch.zeros(3)
     torch.save(tensors, directory / "pytorch_model.bin")
-    shutil.copy(EMBEDDED_DIRECTORY / "spiece.model", directory)
+    shutil.copy(EMBEDDED["embedded"] / "spiece.model", directory)
     return directory
 
 
@@ -97,6 +97,6 @@ def test_what_cannot_be_converted_is_one_message(source, tmp_path, capsys, monke
     assert "pytorch_model.bin cannot be read" in message(f"--source={source}", out)
     (source / "pytorch_model.bin").unlink()
     assert "nothing to convert" in message(f"--source={source}", out)
-    assert "holds weights already" in message(f"--source={source}", f"--out={EMBEDDED_DIRECTORY}")
+    assert "holds weights already" in message(f"--source={source}", f"--out={EMBEDDED['embedded']}")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "pip install 'imagen-jax[convert]'" in message(f"--source={source}", out)

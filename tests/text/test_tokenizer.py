@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.errors import UserError
-from imagen_jax.text.encoder import EMBEDDED_DIRECTORY
+from imagen_jax.text.encoder import EMBEDDED
 from imagen_jax.text.tokenizer import load_tokenizer
 
 STRANGE = [
@@ -28,7 +28,7 @@ STRANGE = [
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_tokenizer(EMBEDDED_DIRECTORY)
+    return load_tokenizer(EMBEDDED["embedded"])
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from imagen_jax.data.builtin.shapes.captions import Caption, ObjectClaim
-from imagen_jax.text.encoder import EMBEDDED_DIRECTORY
+from imagen_jax.text.encoder import EMBEDDED
 from imagen_jax.text.t5 import T5Config
 from imagen_jax.text.tokenizer import load_tokenizer
-from tools.embedded_encoder.corpus import COLOURS, RELATIONS, SHAPES, Corpus, scene
+from tools.embedded_encoder.corpus import _ICONS, COLOURS, RELATIONS, SHAPES, Corpus, scene
 from tools.embedded_encoder.make import fixed_wording, shapes_captions
 from tools.embedded_encoder.pretrain import MASK_ID, PretrainConfig, batches, pretrain
+from tools.embedded_encoder.probe import PHRASINGS
 
 
 def test_draws_are_a_function_of_the_seed_and_varied():
@@ -28,6 +29,26 @@ def test_emoji_names_are_plain_words():
     names = Corpus().names
     assert len(names) > 3000 and "grinning face" in names and "red heart" in names
     assert not any("_" in name or ":" in name or name != name.lower() for name in names)
+
+
+def test_icons_say_their_name_and_style_in_the_fixed_wording():
+    corpus = Corpus(icons=[("red apple", "noto"), ("owl", "fluent 3d")])
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(2000):
+        text, target = corpus.draw(rng)
+        style, separator, concept = target.partition(" : ")
+        if not separator:
+            continue  # of the rest of the corpus
+        assert concept in text and style in (*corpus.styles, "any")
+        assert style == "any" or style in text
+        seen.add((style, concept))
+    # All concepts in all styles, also those that no icon has.
+    assert len(seen) == 2 * 3
+
+
+def test_no_phrasing_of_the_probe_is_in_the_corpus():
+    assert not set(PHRASINGS) & set(_ICONS)
 
 
 def test_a_scene_says_what_its_fixed_wording_says():
@@ -61,7 +82,7 @@ def test_captions_of_shapes_get_the_same_fixed_wording():
 
 
 def test_batches_mask_and_keep_what_they_say():
-    tokenizer = load_tokenizer(EMBEDDED_DIRECTORY)
+    tokenizer = load_tokenizer(EMBEDDED["embedded"])
     settings = PretrainConfig(batch_size=16)
     for batch in itertools.islice(batches(tokenizer, Corpus(), settings), 20):
         changed = batch["ids"] != batch["original"]
@@ -75,7 +96,7 @@ def test_batches_mask_and_keep_what_they_say():
 
 @pytest.mark.slow
 def test_pretraining_is_repeatable():
-    tokenizer = load_tokenizer(EMBEDDED_DIRECTORY)
+    tokenizer = load_tokenizer(EMBEDDED["embedded"])
     config = T5Config(
         vocab_size=tokenizer.vocab_size, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
         feed_forward="gated-gelu",

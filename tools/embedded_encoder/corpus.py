@@ -3,13 +3,17 @@
 The pretraining decoder writes the target from the pooled text. The target is the text itself or,
 for scenes, the same scene in one fixed wording. So the states must hold not only the words but
 their meaning together, such as which object is left of the other. There are no pictures. Every
-combination of colour and shape occurs, including those that the `shapes` set holds out.
+combination of colour and shape occurs, including those that the `shapes` set holds out; so does
+every name and style of the `icons` set.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
+
+from imagen_jax.data.builtin.icons.captions import with_article
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -87,6 +91,16 @@ _STYLES = (
     "an icon of {x}", "{x}, pixel art", "a cartoon of {x}", "{x}", "{x}", "an emoji of {x}",
     "a picture of {x}", "{x} at night", "{x} at sunset", "many {x}", "{x} on white",
 )  # fmt: skip
+# Of an icon: {c} its concept, {a} that with an article, {s} its style. `probe.py` has others.
+_ICONS = (
+    "{a}, {s} style", "{c}, {s} style", "{a} in the {s} style", "{c} in the {s} style",
+    "{a} in {s} style", "{c} in {s} style", "{a}, {s}", "{c}, {s}", "{s} style, {c}", "{s}, {c}",
+    "{c} ({s})", "{c} - {s} style", "the {c} in the style of {s}", "{a} in the style of {s}",
+    "{a} drawn in the {s} style", "a {s} style picture of {c}", "an icon of {c} in the {s} style",
+    "an emoji of {c}, {s} style", "{s} emoji of {a}", "a {s} icon: {c}", "{c} from {s}",
+    "{a} by {s}", "{c} emoji, {s} style", "{a} on white, {s} style", "{c} icon in the {s} style",
+    "a picture of {a}, {s} style", "a drawing of {c} in the {s} style", "the {s} version of {c}",
+)  # fmt: skip
 
 
 class Corpus:
@@ -94,15 +108,24 @@ class Corpus:
 
     Args:
       captions: further pairs, the captions of a data set and their fixed wordings.
+      icons: concepts and styles of icons; all concepts are combined with all styles.
     """
 
-    def __init__(self, captions: list[tuple[str, str]] | None = None) -> None:
-        self.names = emoji_names()
+    def __init__(
+        self,
+        captions: list[tuple[str, str]] | None = None,
+        icons: Collection[tuple[str, str]] = (),
+    ) -> None:
+        self.concepts = sorted({concept for concept, _ in icons})
+        self.styles = sorted({style for _, style in icons})
+        self.names = sorted({*emoji_names(), *self.concepts})
         self.words = sorted({word for name in self.names for word in name.split()})
         self.captions = captions or []
 
     def draw(self, rng: random.Random) -> tuple[str, str]:
         """One (text, target) pair, a function of the generator's state."""
+        if self.concepts and rng.random() < 0.6:
+            return self._icon(rng)
         kind = rng.random()
         if self.captions and kind < 0.4:
             return rng.choice(self.captions)
@@ -114,6 +137,18 @@ class Corpus:
         else:
             text = self._sentence(rng)
         return text, text
+
+    def _icon(self, rng: random.Random) -> tuple[str, str]:
+        """A phrasing of an icon, and the icon in its fixed wording: style, then concept."""
+        concept, style = rng.choice(self.concepts), rng.choice(self.styles)
+        if rng.random() < 0.2:
+            text = rng.choice((concept, with_article(concept)))
+            if rng.random() < 0.3:
+                text = rng.choice(_STYLES).format(x=text)
+            return text, f"any : {concept}"
+        template = rng.choice(_ICONS)
+        text = template.format(a=with_article(concept), c=concept, s=style)
+        return text, f"{style} : {concept}"
 
     def _sentence(self, rng: random.Random) -> str:
         noun = lambda: rng.choice(_NOUNS if rng.random() < 0.5 else self.words)  # noqa: E731
