@@ -87,7 +87,7 @@ def _classifier(
         rows = jax.random.randint(key, (_BATCH,), 0, len(y))
 
         def loss(params):
-            logits = x[rows] @ params["w"] + params["b"]
+            logits = x[rows] @ params["w"] + params["b"][None]
             return optax.softmax_cross_entropy_with_integer_labels(logits, y[rows]).mean()
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
