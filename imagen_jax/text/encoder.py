@@ -184,7 +184,7 @@ def load_encoder(
 
 def is_local(config: TextConfig) -> bool:
     """Whether the encoder's files are in a local directory, so that nothing has to be fetched."""
-    return config.encoder in EMBEDDED or Path(config.encoder).expanduser().is_dir()
+    return config.encoder in EMBEDDED or hf_files.local_directory(config.encoder) is not None
 
 
 def text_dim(config: TextConfig) -> int:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 from imagen_jax.types import Array, Params
 
 WEIGHTS = "model.safetensors"
@@ -55,13 +55,13 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
       UserError: the directory does not exist, and the hub lacks the repository or cannot be
         reached.
     """
-    directory = Path(name).expanduser()
-    if name and directory.is_dir():
+    directory = local_directory(name)
+    if directory is not None:
         return directory
     if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
         raise UserError(
-            f"text.encoder is {name!r}: neither 'embedded' nor a directory that exists nor the id "
-            "of a Hugging Face repository."
+            f"text.encoder is {brief(name)}: neither 'embedded' nor a directory that exists nor "
+            "the id of a Hugging Face repository."
         )
     # Imported here: it takes a second, and most runs need no network.
     import huggingface_hub
@@ -81,6 +81,15 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
             f"be fetched from the Hugging Face hub ({reason[:300]}). For a machine without network "
             f"run `hf download {repository} --local-dir=DIR` elsewhere, copy DIR and give its path."
         ) from error
+
+
+def local_directory(name: str) -> Path | None:
+    """The directory of that name, None if there is none."""
+    try:
+        directory = Path(name).expanduser()
+        return directory if name and directory.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, ~ of nobody, a NUL
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
