@@ -21,4 +21,5 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 100
 
 def brief(value: Any) -> str:
     """`repr(value)`, shortened: an error stays readable whatever a file holds."""
-    return _BRIEF.repr(value)
+    text = _BRIEF.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

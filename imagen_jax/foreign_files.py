@@ -143,6 +143,8 @@ def explain_damage(data: bytes, error: BaseException) -> str:
     if not data:
         return "it is empty"
     text = " ".join(str(error).split()) or type(error).__name__
+    # Libraries quote what they read.
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
