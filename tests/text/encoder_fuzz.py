@@ -11,7 +11,9 @@ import functools
 import json
 import os
 import random
+import resource
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -29,6 +31,8 @@ from imagen_jax.text.t5 import T5Config
 
 # Longer and no message of a command would be read.
 LONGEST_MESSAGE = 1000
+# A case that asks for more is an error, before it takes the memory of others.
+MEMORY = 6 * 2**30
 
 
 def write_seeds(folder: Path) -> dict[str, Path]:
@@ -83,7 +87,7 @@ def damage(directory: Path, draw: random.Random) -> str:
             changed = mutate.get(path.suffix, mutate_bytes)
             try:
                 path.write_bytes(changed(path.read_bytes(), draw))
-            except (ValueError, IndexError, AttributeError, TypeError, KeyError):
+            except (ValueError, IndexError, AttributeError, TypeError, KeyError, struct.error):
                 path.write_bytes(mutate_bytes(path.read_bytes(), draw))  # damaged already
     return ", ".join(names)
 
@@ -127,6 +131,7 @@ def run(count: int, seed: int, folder: Path, every: int = 200) -> dict:
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory() as name:
         result = run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0, Path(name))
     print(json.dumps(result))

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+from export_fuzz import run
 from safetensors.numpy import load, save
 
 from imagen_jax.errors import UserError
@@ -201,3 +202,9 @@ def test_a_loss_that_diverged_does_not_make_weights_unreadable(export):
 
     edit(export, change)
     assert np.isnan(reading.load(export).stages["base"].training["loss"])
+
+
+def test_malformed_exports_load_or_are_refused(tiny, tmp_path):
+    result = run(tiny, 40, 0, tmp_path, every_key=60)
+    assert result["cases"] > 60
+    assert set(result["outcomes"]) == {"loads", "UserError"}
