@@ -59,7 +59,7 @@ def _from_file(path: epath.Path, height: int, width: int) -> np.ndarray:
     from PIL import Image
 
     if not path.exists():
-        raise UserError(f"low-resolution image {brief(os.fspath(path))} does not exist")
+        raise UserError(f"low-resolution image {path} does not exist")
     data = read_bytes(path)
     try:
         cut = decode_crop(data, height, width)
