@@ -24,6 +24,7 @@ from pathlib import Path
 
 from imagen_jax.config import load_config
 from imagen_jax.weights import artefact
+from imagen_jax.weights.reading import load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,7 +115,7 @@ def keep_copy(flags: argparse.Namespace, minutes: float) -> bool:
     if not all((run / stage / "ema" / artefact.CONFIG_FILE).exists() for stage in stages):
         return False
     target = flags.out / f"minute_{minutes:06.2f}"
-    artefact.save_cascade(target, artefact.load(run), dtype="float32")
+    artefact.save_cascade(target, load(run), dtype="float32")
     return True
 
 
@@ -135,7 +136,7 @@ def score(flags: argparse.Namespace, weights: Path) -> dict:
             check=True,
             cwd=ROOT,
         )
-    described = artefact.load(weights).stages
+    described = load(weights).stages
     rows = json.loads(report.read_text())["stages"][flags.stages.split(",")[-1]]["accuracy"]
     return {
         "minutes": float(weights.name.removeprefix("minute_")),

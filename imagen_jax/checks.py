@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises UserError unless `value` is one of `choices`."""
     if value not in choices:
-        raise UserError(f"{name}={value!r} must be one of {', '.join(choices)}")
+        raise UserError(f"{name}={brief(value)} must be one of {', '.join(choices)}")
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
@@ -29,6 +30,20 @@ def check_unit_interval(name: str, value: float) -> None:
     """Raises UserError unless `value` lies in [0, 1]."""
     if _is_number(value) and not 0.0 <= value <= 1.0:
         raise UserError(f"{name}={value} must be in [0, 1]")
+
+
+def check_path_name(what: str, name: Any) -> None:
+    """Raises UserError unless `name` can be a part of file names on every system.
+
+    Args:
+      what: begins the message, such as "stages has the name".
+      name: letters, digits, "_" and "-", at most 64 of them.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise UserError(
+            f"{what} {brief(name)}: use 1 to 64 of the letters a-z and A-Z, digits, _ and -, since "
+            "directories and files are named after it"
+        )
 
 
 def _is_number(value: Any) -> bool:

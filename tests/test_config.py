@@ -45,6 +45,29 @@ def test_stages_are_ordered_by_resolution():
     assert list(config.ordered_stages()) == ["base", "sr"]
 
 
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "a b", "*", "é", "x" * 65, "base\n"])
+def test_stages_are_directories_and_named_like_one(name, tmp_path):
+    values = two_stages()
+    values["stages"][name] = values["stages"].pop("base")
+    with pytest.raises(UserError, match=r"config\.stages has the name .* letters"):
+        from_json_dict(values)
+    (tmp_path / "mine.py").write_text(
+        "from imagen_jax.config import CascadeConfig, StageConfig, to_config_dict\n\n"
+        "def get_config():\n"
+        f"    return to_config_dict(CascadeConfig(stages={{{name!r}: StageConfig()}}))\n"
+    )
+    with pytest.raises(UserError, match=r"stages has the name .* letters"):
+        load_config(str(tmp_path / "mine.py"))
+
+
+def test_names_of_stages():
+    values = two_stages()
+    values["stages"]["Stage_1-b"] = values["stages"].pop("base")
+    assert list(from_json_dict(values).ordered_stages()) == ["Stage_1-b", "sr"]
+    with pytest.raises(UserError, match="the name 5 must be a string"):
+        from_json_dict({**values, "stages": {5: values["stages"]["sr"]}})
+
+
 def set_path(values: dict, path: str, value) -> dict:
     *groups, last = path.split(".")
     node = values

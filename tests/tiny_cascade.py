@@ -73,6 +73,11 @@ def encoder():
 
 @pytest.fixture(scope="session")
 def tiny(encoder):
+    """See `make_artefact`."""
+    return make_artefact(encoder)
+
+
+def make_artefact(encoder):
     """An artefact of both stages, parameters as numpy arrays."""
     stages = {}
     for seed, name in enumerate(CONFIG.ordered_stages()):

@@ -96,6 +96,7 @@ def convert(source: str, out: Path, dtype: str, shard_bytes: int) -> None:
         for name, tensor in _tensors(torch, directory):
             name = t5_load.canonical_name(name)
             if name in wanted and name not in sizes:
+                _check_plain(torch, f"{directory}: {name!r}", tensor)
                 size = tensor.numel() * getattr(torch, dtype).itemsize
                 if groups[-1] and sum(sizes[n] for n in groups[-1]) + size > shard_bytes:
                     groups.append([])
@@ -140,16 +141,34 @@ def _torch() -> Any:
     return torch
 
 
+def _check_plain(torch: Any, what: str, tensor: Any) -> None:
+    """Raises UserError unless an entry of a checkpoint is a tensor as it was trained."""
+    dtype = getattr(tensor, "dtype", type(tensor).__name__)
+    if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(
+            f"{what} is stored as {dtype}: quantized weights are not converted. Fetch those in "
+            "float32, bfloat16 or float16"
+        )
+
+
 def _tensors(torch: Any, directory: Path) -> Iterator[tuple[str, Any]]:
     """Name and tensor of each entry, mapped from the file where its format allows."""
+    # Imported here, since it imports more than `--help` should wait for.
+    from imagen_jax.foreign_files import check_file_name, check_regular, read_json_object
+
     if (directory / TORCH_INDEX).is_file():
-        weight_map = json.loads((directory / TORCH_INDEX).read_text())["weight_map"]
-        files = sorted({directory / name for name in weight_map.values()})
+        index = directory / TORCH_INDEX
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{index} has no weight_map: fetch the file again")
+        what = f"{index}: a file of weight_map"
+        files = sorted({directory / check_file_name(name, what) for name in weight_map.values()})
     else:
         files = [directory / TORCH_WEIGHTS]
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} does not exist: there is nothing to convert in {directory}")
+        check_regular(file)
         try:
             try:
                 entries = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -158,6 +177,11 @@ def _tensors(torch: Any, directory: Path) -> Iterator[tuple[str, Any]]:
         except Exception as error:  # Torch has no class of its own for damaged files.
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{file} cannot be read ({reason}): fetch it again") from error
+        if not isinstance(entries, dict):
+            raise UserError(
+                f"{file} holds a {type(entries).__name__} and no dict of tensors: it is no "
+                "checkpoint of a T5"
+            )
         yield from entries.items()
 
 

@@ -157,7 +157,7 @@ def train(
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
-    from imagen_jax.weights import artefact
+    from imagen_jax.weights import reading
     from imagen_jax.weights.shipped import load_shipped
 
     setup_jax()
@@ -168,7 +168,7 @@ def train(
         dim = text_dim(config.text)
     weights = None
     if flags.init_from is not None:
-        weights = load_shipped(flags.init_from) or artefact.load(flags.init_from)
+        weights = load_shipped(flags.init_from) or reading.load(flags.init_from)
         missing = [name for name in stages if name not in weights.stages]
         if missing:
             raise UserError(

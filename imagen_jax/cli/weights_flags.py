@@ -66,14 +66,14 @@ def find_weights(
     """
     from etils import epath
 
-    from imagen_jax.weights import artefact as artefact_lib
+    from imagen_jax.weights.reading import load
     from imagen_jax.weights.shipped import load_shipped, shipped_names
 
     if workdir is not None and weights is not None:
         raise UserError(f"give --workdir={workdir} or --weights={weights}, not both")
     shipped = ", ".join(shipped_names()) or "none"
     if workdir is not None:
-        artefact = artefact_lib.load(workdir)
+        artefact = load(workdir)
     elif weights is not None:
         artefact = load_shipped(weights)
         if artefact is None and not epath.Path(weights).exists():
@@ -81,7 +81,7 @@ def find_weights(
                 f"--weights={weights} is not a directory and not the name of weights that ship "
                 f"with the package ({shipped})"
             )
-        artefact = artefact or artefact_lib.load(weights)
+        artefact = artefact or load(weights)
     elif config is None:
         raise UserError(
             "give --workdir=DIR (a run), --weights=NAME|DIR (weights that ship with the package: "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from imagen_jax.config.stage import StageConfig
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 
 SQUARE = "1:1"
 # How far rounding to whole strides may move a shape from the requested one, as factors.
@@ -17,10 +17,11 @@ MAX_AREA_CHANGE = 1.5
 
 def parse_aspect(text: str, what: str) -> tuple[int, int]:
     """Width and height of "3:2", in lowest terms. Raises UserError, which names `what`."""
-    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text.strip())
+    match = re.fullmatch(r"([1-9][0-9]{0,5}):([1-9][0-9]{0,5})", text.strip())
     if match is None:
         raise UserError(
-            f"{what}: {text!r} is no aspect ratio; write width:height in whole numbers, such as 3:2"
+            f"{what}: {brief(text)} is no aspect ratio; write width:height in whole numbers, "
+            "such as 3:2"
         )
     width, height = int(match[1]), int(match[2])
     divisor = math.gcd(width, height)

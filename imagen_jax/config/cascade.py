@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from imagen_jax.checks import check_path_name
 from imagen_jax.config.buckets import SQUARE, bucket_shapes
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.stage import StageConfig
@@ -17,7 +18,8 @@ class CascadeConfig:
     """A cascade: what it learns from, and its stages by name.
 
     Raises:
-      UserError: no stage, stages that do not chain, aspect buckets that do not fit the stages.
+      UserError: no stage, a stage whose name cannot be that of a directory, stages that do not
+        chain, aspect buckets that do not fit the stages.
     """
 
     name: str = ""
@@ -30,6 +32,8 @@ class CascadeConfig:
     def __post_init__(self) -> None:
         if not self.stages:
             raise UserError("stages is empty: a cascade needs at least one stage")
+        for name in self.stages:
+            check_path_name("stages has the name", name)
         previous = 0
         for name, stage in self.ordered_stages().items():
             if stage.low_resolution != previous:

@@ -14,7 +14,7 @@ from typing import Any
 from imagen_jax.checks import check_choice
 from imagen_jax.config.cascade import CascadeConfig
 from imagen_jax.config.upgrade import upgrade
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 
 # The key that says which dataclass of a choice (a union of dataclasses) a group describes.
 KIND = "kind"
@@ -97,7 +97,16 @@ def from_json_dict(values: Mapping[str, Any]) -> CascadeConfig:
       UserError: an unknown key (the nearest valid one is named), a value of the wrong type, a
         value out of range, or settings that contradict each other.
     """
-    return _build(CascadeConfig, upgrade(values), "config")
+    if not isinstance(values, Mapping):
+        raise UserError(f"config must be a group of settings, not {brief(values)}")
+    try:
+        values = upgrade(values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"config looks like settings of an earlier version of the package, but cannot be "
+            f"converted ({type(error).__name__}: {error})"
+        ) from error
+    return _build(CascadeConfig, values, "config")
 
 
 def load_config(path: str) -> CascadeConfig:
@@ -129,7 +138,7 @@ def choice_of_kind(choices: tuple[type, ...], kind: Any, path: str) -> type:
 
 def _build(cls: type, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
-        raise UserError(f"{path} must be a group of settings, not {values!r}")
+        raise UserError(f"{path} must be a group of settings, not {brief(values)}")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     for key in values:
@@ -176,7 +185,7 @@ def _build_choice(choices: tuple[type, ...], values: Any, path: str) -> Any:
         values = {KIND: values}
     if not isinstance(values, Mapping) or KIND not in values:
         kinds = ", ".join(choice.kind for choice in choices)
-        raise UserError(f"{path} must be a group with a kind ({kinds}), not {values!r}")
+        raise UserError(f"{path} must be a group with a kind ({kinds}), not {brief(values)}")
     cls = choice_of_kind(choices, values[KIND], f"{path}.{KIND}")
     return _build(cls, {key: value for key, value in values.items() if key != KIND}, path)
 
@@ -191,14 +200,19 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _build(hint, value, path)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"{path} must be a group of named settings, not {value!r}")
+            raise UserError(f"{path} must be a group of named settings, not {brief(value)}")
+        for key in value:
+            if not isinstance(key, str):
+                raise UserError(f"{path}: the name {brief(key)} must be a string")
         return {k: _convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{path} must be a tuple, not {value!r}")
+            raise UserError(f"{path} must be a tuple, not {brief(value)}")
         return tuple(_convert(arguments[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        raise UserError(f"{path}={brief(value)} must fit 64 bits")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise UserError(f"{path} must be of type {hint.__name__}, not {value!r}")
+        raise UserError(f"{path} must be of type {hint.__name__}, not {brief(value)}")
     return value

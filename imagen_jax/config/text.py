@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from imagen_jax.checks import check_at_least, check_choice
+from imagen_jax.errors import UserError
 
+# Attention over more tokens than this exceeds the memory of every device.
+MAX_LENGTH = 2**16
 CLEANINGS = ("none", "if")
 
 
@@ -30,4 +33,6 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         check_at_least("max_length", self.max_length, 2)
+        if self.max_length > MAX_LENGTH:
+            raise UserError(f"max_length={self.max_length} must be at most {MAX_LENGTH}")
         check_choice("cleaning", self.cleaning, CLEANINGS)

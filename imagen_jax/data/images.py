@@ -69,7 +69,7 @@ def decode_crop(
                 minimum = (2 * width, 2 * height)
                 image.draft(None, minimum if size == image.size else minimum[::-1])
             image.load()
-            cropped = crop_to_aspect(_to_rgb(_upright(image)), height, width)
+            cropped = crop_to_aspect(upright_rgb(image), height, width)
     except BadItem:
         raise
     except UnidentifiedImageError as error:
@@ -169,6 +169,16 @@ def crop_to_aspect(image: Image.Image, height: int, width: int) -> Image.Image:
     down = min(image.height, max(1, round(image.width * height / width)))
     left, top = (image.width - across) // 2, (image.height - down) // 2
     return image.crop((left, top, left + across, top + down))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turns a picture of any mode upright by its EXIF orientation and converts it to 8-bit RGB.
+
+    Raises:
+      BadItem: its values have no known range (floating point).
+      Exception: of any type, if a picture that is not decoded yet is damaged.
+    """
+    return _to_rgb(_upright(image))
 
 
 def over_white(image: Image.Image) -> Image.Image:

@@ -18,6 +18,12 @@ REMAT = ("none", "full", "convs")
 INPUT_SKIPS = ("none", "mix", "add")
 TEXT_ATTENTION = ("none", "joint", "cross")
 
+# No network that anyone trains comes near these. Beyond them a mistyped or hostile setting keeps
+# the program busy for hours before the memory ends.
+MAX_LEVELS = 16
+MAX_BLOCKS = 128
+MAX_CHANNELS = 2**17
+
 # Attention keeps a float32 number for each pair of pixels and head. Above this size for a single
 # picture (64x64 pixels with 8 heads take 0.5 GiB) no device trains it.
 MAX_ATTENTION_BYTES = 2 * 2**30
@@ -129,6 +135,10 @@ class NetworkConfig(abc.ABC):
         return "full" if self.scan_blocks else "none"
 
     def __post_init__(self) -> None:
+        if self.num_levels > MAX_LEVELS:
+            raise UserError(
+                f"channels has {self.num_levels} entries: a network has at most {MAX_LEVELS} levels"
+            )
         self.check_per_level("num_res_blocks", "self_attention", "text_attention")
         if self.remat:
             self.check_per_level("remat")
@@ -138,6 +148,9 @@ class NetworkConfig(abc.ABC):
             raise UserError(f"channels={self.channels}: the first must be even and at least 4")
         if min(self.num_res_blocks) < 1:
             raise UserError(f"num_res_blocks={self.num_res_blocks} must be at least 1 each")
+        for field, most in (("channels", MAX_CHANNELS), ("num_res_blocks", MAX_BLOCKS)):
+            if max(getattr(self, field)) > most:
+                raise UserError(f"{field}={getattr(self, field)} must be at most {most} each")
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("input_skip", self.input_skip, INPUT_SKIPS)
         check_unit_interval("dropout", self.dropout)

@@ -42,6 +42,7 @@ from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
 from imagen_jax.weights import artefact as artefact_lib
 from imagen_jax.weights.artefact import Artefact
+from imagen_jax.weights.reading import load
 from imagen_jax.weights.shipped import load_shipped, shipped_names
 
 logger = logging.getLogger("imagen_jax")
@@ -83,7 +84,7 @@ class Cascade:
         Raises:
           UserError: no or damaged weights, another text encoder than in training.
         """
-        return cls.from_artefact(artefact_lib.load(path), text_encoder=text_encoder)
+        return cls.from_artefact(load(path), text_encoder=text_encoder)
 
     @classmethod
     def from_name(cls, name: str, *, text_encoder: str | None = None) -> Cascade:

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 from imagen_jax.text import hf_files
 from imagen_jax.text.hf_files import Leaf, single_leaf, stacked_leaf
 from imagen_jax.types import Array, Params
@@ -137,10 +137,12 @@ def read_config(values: dict[str, Any], path: Path, dtype: str) -> ClipConfig:
       dtype: of the matrix products.
 
     Raises:
-      UserError: the activation is unknown.
+      UserError: a size that no CLIP has, or an unknown activation.
     """
     if values["model_type"] == "clip":
         values = values.get("text_config") or {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path} has text_config {brief(values)}: it must be an object.")
     names = {
         "vocab_size": "vocab_size",
         "d_model": "hidden_size",
@@ -151,12 +153,20 @@ def read_config(values: dict[str, Any], path: Path, dtype: str) -> ClipConfig:
         "eps": "layer_norm_eps",
         "activation": "hidden_act",
     }
-    config = ClipConfig(
-        dtype=dtype, **{ours: values[hf] for ours, hf in names.items() if hf in values}
-    )
+    config = ClipConfig(dtype=dtype, **hf_files.read_fields(ClipConfig, names, values, path))
+    if config.num_layers < 2:
+        raise UserError(
+            f"{path} has num_hidden_layers {config.num_layers}: the last but one is read, so there "
+            "must be two at least."
+        )
+    if config.d_model % config.num_heads:
+        raise UserError(
+            f"{path} has hidden_size {config.d_model}, which num_attention_heads "
+            f"{config.num_heads} does not divide."
+        )
     if config.activation not in _ACTIVATIONS:
         raise UserError(
-            f"{path} has hidden_act {config.activation!r}: only "
+            f"{path} has hidden_act {brief(config.activation)}: only "
             f"{' and '.join(_ACTIVATIONS)} are supported."
         )
     return config

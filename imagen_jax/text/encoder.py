@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from imagen_jax.config import TextConfig
 from imagen_jax.errors import UserError
+from imagen_jax.foreign_files import read_json_object
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.sharding import frozen_shardings
 from imagen_jax.text import cleaning, clip, hf_files, t5_load
@@ -184,7 +185,7 @@ def load_encoder(
 
 def is_local(config: TextConfig) -> bool:
     """Whether the encoder's files are in a local directory, so that nothing has to be fetched."""
-    return config.encoder in EMBEDDED or Path(config.encoder).expanduser().is_dir()
+    return config.encoder in EMBEDDED or hf_files.local_directory(config.encoder) is not None
 
 
 def text_dim(config: TextConfig) -> int:
@@ -219,6 +220,7 @@ class _EncoderFiles:
         if config.max_length < 1:
             raise UserError(f"text.max_length is {config.max_length}: it must be at least 1.")
         directory = EMBEDDED.get(config.encoder) or hf_files.find_directory(config.encoder)
+        hf_files.check_directory(directory)
         dtype = dtype or ("float32" if config.encoder in EMBEDDED else "bfloat16")
         network = _read_config(directory, dtype)
         tokenizer = load_tokenizer(directory)
@@ -245,7 +247,7 @@ class _EncoderFiles:
 def _read_config(directory: Path, dtype: str) -> EncoderConfig:
     """The config of a CLIP if config.json names one, otherwise that of a T5."""
     path = directory / "config.json"
-    values = hf_files.read_json(path) if path.is_file() else {}
+    values = read_json_object(path) if path.is_file() else {}
     if values.get("model_type") in clip.MODEL_TYPES:
         return clip.read_config(values, path, dtype)
     return t5_load.read_config(directory, dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
+from imagen_jax.foreign_files import (
+    MAX_JSON_BYTES,
+    check_file_name,
+    check_regular,
+    explain_damage,
+    read_bytes,
+    read_json_object,
+)
 from imagen_jax.types import Array, Params
 
 WEIGHTS = "model.safetensors"
@@ -39,6 +48,11 @@ _FILES = (
     "merges.txt",
     CHECKSUMS,
 )
+# Larger than any encoder. Beyond them a mistyped config.json ends the memory.
+MAX_LAYERS = 1000
+MAX_SIZE = 2**31 - 1
+# Types of safetensors that hold weights as they were trained.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 TORCH_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
@@ -55,13 +69,13 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
       UserError: the directory does not exist, and the hub lacks the repository or cannot be
         reached.
     """
-    directory = Path(name).expanduser()
-    if name and directory.is_dir():
+    directory = local_directory(name)
+    if directory is not None:
         return directory
     if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
         raise UserError(
-            f"text.encoder is {name!r}: neither 'embedded' nor a directory that exists nor the id "
-            "of a Hugging Face repository."
+            f"text.encoder is {brief(name)}: neither 'embedded' nor a directory that exists nor "
+            "the id of a Hugging Face repository."
         )
     # Imported here: it takes a second, and most runs need no network.
     import huggingface_hub
@@ -83,12 +97,54 @@ def find_directory(name: str, more_files: Sequence[str] = ()) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file. Raises UserError if it is not JSON."""
+def local_directory(name: str) -> Path | None:
+    """The directory of that name, None if there is none."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): fetch the file again.") from error
+        directory = Path(name).expanduser()
+        return directory if name and directory.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, ~ of nobody, a NUL
+        return None
+
+
+def check_directory(directory: Path) -> None:
+    """Raises UserError if a file that may be read is a device, a pipe or a dangling link."""
+    for path in sorted(directory.iterdir()):
+        if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _FILES):
+            check_regular(path, "fetch the directory again")
+
+
+def read_fields(
+    kind: type, names: Mapping[str, str], values: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """The fields of a config dataclass that a `config.json` gives.
+
+    Args:
+      kind: the dataclass; whole numbers are sizes, floats are small positive numbers.
+      names: of the entries of the file, by the name of the field.
+      values: content of the file.
+      path: of the file, for messages.
+
+    Raises:
+      UserError: a value is of another type than the field's default, or no such number.
+    """
+    found = {}
+    for field in dataclasses.fields(kind):
+        name = names.get(field.name)
+        if name is None or name not in values:
+            continue
+        value, expected = values[name], type(field.default)
+        what, most = "a string", math.inf
+        if expected is int:
+            most = MAX_LAYERS if field.name == "num_layers" else MAX_SIZE
+            what = f"a whole number from 1 to {most}"
+        elif expected is float:
+            what = "a number between 0 and 1"
+        if type(value) is not expected or not (
+            expected is str or (1 <= value <= most if expected is int else 0 < value < 1)
+        ):
+            raise UserError(f"{path} has {name} {brief(value)}: it must be {what}.")
+        found[field.name] = value
+    return found
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -101,19 +157,34 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     if not index.is_file():
-        raise UserError(
-            f"{directory} holds neither {WEIGHTS} nor {INDEX}. If it holds pytorch_model.bin, "
-            "convert that first: python -m imagen_jax.cli.convert_t5 "
-            f"--source={directory} --out=DIR"
-        )
-    names = read_json(index).get("weight_map")
-    if not names:
+        raise UserError(_no_weights(directory))
+    names = read_json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
         raise UserError(f"{index} has no weight_map: fetch the file again.")
-    files = sorted({directory / name for name in names.values()})
+    what = f"{index}: a file of weight_map"
+    files = sorted({directory / check_file_name(name, what) for name in names.values()})
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} is missing, although {index.name} names it: fetch it again.")
     return files
+
+
+def _no_weights(directory: Path) -> str:
+    """What a directory without readable weights holds instead, and what to do."""
+    if shards := sorted(directory.glob("*.safetensors")):
+        return (
+            f"{directory} holds {shards[0].name} ({len(shards)} such files), but neither {WEIGHTS} "
+            f"nor {INDEX}, which lists the files of a model in several parts: fetch {INDEX} too."
+        )
+    if list(directory.glob(TORCH_FILES[0])):
+        return (
+            f"{directory} holds pytorch_model.bin and no {WEIGHTS}. Convert it first: "
+            f"python -m imagen_jax.cli.convert_t5 --source={directory} --out=DIR"
+        )
+    return (
+        f"{directory} holds neither {WEIGHTS} nor {INDEX}: fetch the weights in the safetensors "
+        "format."
+    )
 
 
 # --- tensors ----------------------------------------------------------------------------------
@@ -183,9 +254,16 @@ def check_tensors(
       what: the network, for messages.
 
     Raises:
-      UserError: a tensor is missing or has a wrong shape, or an unknown one is present.
+      UserError: a tensor is missing, quantized or of a wrong shape, or an unknown one is present.
     """
     expected = {key for leaf in leaves for key in leaf.keys}
+    for key in sorted(expected & files.keys()):
+        dtype = files[key].get_slice(key).get_dtype()
+        if dtype not in _FLOATS:
+            raise UserError(
+                f"{directory}: {key!r} is stored as {dtype}: quantized weights are not read. Fetch "
+                "those in float32, bfloat16 or float16."
+            )
     if missing := sorted(expected - files.keys()):
         raise UserError(
             f"{directory}: tensor {missing[0]!r} is missing ({len(missing)} are missing in all)."
@@ -193,7 +271,7 @@ def check_tensors(
     unknown = [key for key in files if key not in expected and not ignored.match(key)]
     if unknown:
         raise UserError(
-            f"{directory}: tensor {unknown[0]!r} ({len(unknown)} in all) does not belong to "
+            f"{directory}: tensor {brief(unknown[0])} ({len(unknown)} in all) does not belong to "
             f"{what}: config.json and the weights are not of the same model."
         )
     for leaf in leaves:
@@ -204,6 +282,13 @@ def check_tensors(
                     f"{directory}: {key!r} has shape {shape}, but config.json implies "
                     f"{leaf.file_shape}."
                 )
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """The message for a file that a library could not read."""
+    with open(path, "rb") as file:
+        start = file.read(200)
+    return f"{path} cannot be read ({explain_damage(start, error)}): fetch it again."
 
 
 @contextlib.contextmanager
@@ -221,7 +306,7 @@ def open_tensors(directory: Path) -> Iterator[dict[str, Any]]:
             try:
                 file = stack.enter_context(safe_open(path, framework="np"))
             except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
+                raise UserError(unreadable(path, error)) from error
             files.update(dict.fromkeys(file.keys(), file))
         yield files
 
@@ -349,15 +434,19 @@ def check_checksums(directory: Path) -> None:
     """Compares the files with `SHA256SUMS`, if the directory has one.
 
     Raises:
-      UserError: a file that it lists is missing or has changed.
+      UserError: a file that it lists is missing or has changed, or it is no such list.
     """
     path = directory / CHECKSUMS
     if not path.is_file():
         return
-    for line in path.read_text().splitlines():
-        expected, name = line.split(maxsplit=1)
-        file = directory / name
-        if not file.is_file() or file_hash(file) != expected:
+    for line in read_bytes(path, at_most=MAX_JSON_BYTES).decode("utf-8", "replace").splitlines():
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if match is None:
+            raise UserError(f"{path} has the line {brief(line)}; sha256sum writes HASH  NAME.")
+        file = directory / check_file_name(match[2], f"{path}: a file")
+        if not file.is_file() or file_hash(file) != match[1]:
             raise UserError(
                 f"{file} is missing or does not have the hash that {path.name} lists: fetch or "
                 "install it again."

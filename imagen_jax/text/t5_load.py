@@ -13,9 +13,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
+from imagen_jax.foreign_files import read_json_object
 from imagen_jax.text import hf_files
-from imagen_jax.text.hf_files import WEIGHTS, Leaf, get, read_json, single_leaf, stacked_leaf
+from imagen_jax.text.hf_files import WEIGHTS, Leaf, get, read_fields, single_leaf, stacked_leaf
 from imagen_jax.text.t5 import FEED_FORWARD_KINDS, T5Config
 from imagen_jax.types import Params
 
@@ -40,7 +41,8 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
     """The T5Config of a Hugging Face directory.
 
     Raises:
-      UserError: no config.json, invalid JSON, not a T5, or an unknown kind of feed-forward.
+      UserError: no config.json, invalid JSON, not a T5, a size that no T5 has, or an unknown kind
+        of feed-forward.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -48,19 +50,23 @@ def read_config(directory: Path, dtype: str = "float32") -> T5Config:
             f"{path} does not exist: the text encoder must be 'embedded' or a Hugging Face "
             "directory of a T5 or a CLIP with config.json, safetensors and a tokenizer."
         )
-    values = read_json(path)
+    values = read_json_object(path)
     if values.get("model_type") != "t5":
         raise UserError(
-            f"{path} has model_type {values.get('model_type')!r}: only 't5' and 'clip' are "
+            f"{path} has model_type {brief(values.get('model_type'))}: only 't5' and 'clip' are "
             "supported."
         )
-    config = T5Config(
-        dtype=dtype, **{ours: values[hf] for ours, hf in _CONFIG_KEYS.items() if hf in values}
-    )
+    config = T5Config(dtype=dtype, **read_fields(T5Config, _CONFIG_KEYS, values, path))
     if config.feed_forward not in FEED_FORWARD_KINDS:
         raise UserError(
-            f"{path} has feed_forward_proj {config.feed_forward!r}: "
+            f"{path} has feed_forward_proj {brief(config.feed_forward)}: "
             f"only {' and '.join(FEED_FORWARD_KINDS)} are supported."
+        )
+    # A half of the buckets is for each direction, and half of those for single distances.
+    if config.num_buckets < 4 or config.max_distance <= config.num_buckets // 4:
+        raise UserError(
+            f"{path} has {config.num_buckets} buckets of relative positions up to a distance of "
+            f"{config.max_distance}: at least 4 are needed, and a distance above a quarter of them."
         )
     return config
 

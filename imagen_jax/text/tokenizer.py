@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.errors import UserError
-from imagen_jax.text.hf_files import file_hash
+from imagen_jax.foreign_files import explain_damage, read_json_object
+from imagen_jax.text.hf_files import file_hash, unreadable
 
 SENTENCEPIECE = "spiece.model"
 FAST = "tokenizer.json"
+SETTINGS = "tokenizer_config.json"
+# Letters of several scripts, an emoji and a space of its own kind.
+_ANY_TEXT = "a Z é 中 ש 🦊 \u3000"
 # Files of a CLIP without a tokenizer.json.
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 
@@ -81,18 +85,53 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
     Raises:
       UserError: the directory holds neither `spiece.model` nor `tokenizer.json` nor CLIP's
-        `vocab.json` and `merges.txt`, or the file is damaged.
+        `vocab.json` and `merges.txt`; the file is damaged; or it has no token for padding, for the
+        end of a caption, or for unknown text.
     """
     if (directory / SENTENCEPIECE).is_file():
-        return _from_sentencepiece(directory / SENTENCEPIECE)
-    if (directory / FAST).is_file():
-        return _from_transformers(directory)
-    if (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
-        return _from_transformers(directory)
-    raise UserError(
-        f"{directory} holds no tokenizer: add {SENTENCEPIECE} or {FAST} (or CLIP's {VOCABULARY} "
-        f"and {MERGES})."
-    )
+        path = directory / SENTENCEPIECE
+        tokenizer = _from_sentencepiece(path)
+    elif (directory / FAST).is_file():
+        path = directory / FAST
+        tokenizer = _from_transformers(directory, fast=True)
+    elif (directory / VOCABULARY).is_file() and (directory / MERGES).is_file():
+        path = directory / VOCABULARY
+        tokenizer = _from_transformers(directory, fast=False)
+    else:
+        raise UserError(
+            f"{directory} holds no tokenizer: add {SENTENCEPIECE} or {FAST} (or CLIP's "
+            f"{VOCABULARY} and {MERGES})."
+        )
+    _try(tokenizer, path)
+    return tokenizer
+
+
+def _try(tokenizer: Tokenizer, path: Path) -> None:
+    """Raises UserError unless the tokenizer turns any text into ids of its vocabulary."""
+    try:
+        ids, _ = tokenizer([_ANY_TEXT, ""], 32)
+    # Libraries raise many types, also a bare Exception.
+    except Exception as error:
+        reason = explain_damage(b"?", error)
+        raise UserError(f"{path} cannot tokenize {_ANY_TEXT!r} ({reason}): fetch it again.") from (
+            error
+        )
+    tokenizer.num_truncated = 0
+    if ids.min() < 0 or ids.max() >= tokenizer.vocab_size:
+        raise UserError(
+            f"{path} gives ids from {ids.min()} to {ids.max()}, but has {tokenizer.vocab_size} "
+            "tokens: fetch it again."
+        )
+
+
+def _needed(token: str, token_id: int | None, path: Path) -> int:
+    """The id of a token that a text encoder needs."""
+    if not isinstance(token_id, int) or token_id < 0:
+        raise UserError(
+            f"{path} has no {token} token, which a text encoder needs: fetch the tokenizer of the "
+            f"text encoder again, with its {SETTINGS}."
+        )
+    return token_id
 
 
 def _from_sentencepiece(path: Path) -> Tokenizer:
@@ -100,26 +139,39 @@ def _from_sentencepiece(path: Path) -> Tokenizer:
 
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch it again.") from error
+    # Of malformed files the library raises RuntimeError, UnicodeDecodeError and others.
+    except Exception as error:
+        raise UserError(unreadable(path, error)) from error
     return Tokenizer(
         pieces=processor.encode,
-        pad_id=processor.pad_id(),
-        eos_id=processor.eos_id(),
+        pad_id=_needed("padding", processor.pad_id(), path),
+        eos_id=_needed("end-of-sequence", processor.eos_id(), path),
         vocab_size=processor.get_piece_size(),
         hash=file_hash(path),
     )
 
 
-def _from_transformers(directory: Path) -> Tokenizer:
+def _from_transformers(directory: Path, *, fast: bool) -> Tokenizer:
     from transformers import AutoTokenizer, CLIPTokenizer
 
-    fast = (directory / FAST).is_file()
     kind = AutoTokenizer if fast else CLIPTokenizer
+    if (directory / SETTINGS).is_file():
+        settings = read_json_object(directory / SETTINGS)
+        for token, name in (("padding", "pad_token"), ("end-of-sequence", "eos_token")):
+            if name in settings and settings[name] is None:
+                _needed(token, None, directory / SETTINGS)
     try:
-        tokenizer = kind.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {directory} cannot be read: {error}") from error
+        tokenizer = kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        vocabulary = tokenizer.get_vocab()
+        start_ids = tuple(tokenizer.encode("")[:-1])
+    # Of malformed files the library raises what it stumbles over, also a bare Exception.
+    except Exception as error:
+        reason = explain_damage(b"?", error)
+        raise UserError(
+            f"The tokenizer of {directory} cannot be read ({reason}): fetch its files again."
+        ) from error
+    pad_id = _needed("padding", tokenizer.pad_token_id, directory)
+    eos_id = _needed("end-of-sequence", tokenizer.eos_token_id, directory)
     literals = sorted(
         {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True
     )
@@ -138,11 +190,11 @@ def _from_transformers(directory: Path) -> Tokenizer:
 
     return Tokenizer(
         pieces=pieces,
-        pad_id=tokenizer.pad_token_id,
-        eos_id=tokenizer.eos_token_id,
-        vocab_size=len(tokenizer),
+        pad_id=pad_id,
+        eos_id=eos_id,
+        vocab_size=max(vocabulary.values()) + 1,
         hash=file_hash(directory / FAST) if fast else _clip_hash(directory),
-        start_ids=tuple(tokenizer.encode("")[:-1]),
+        start_ids=start_ids,
     )
 
 

@@ -39,6 +39,7 @@ from imagen_jax.training.program import TrainProgram
 from imagen_jax.training.step import make_condition_gap
 from imagen_jax.training.validation import Validation
 from imagen_jax.weights import artefact
+from imagen_jax.weights.reading import exported_steps
 
 
 def train_stage(
@@ -110,7 +111,7 @@ def train_stage(
             directory.mkdir(parents=True, exist_ok=True)
             checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
             resources.callback(checkpoints.close)
-            exported = agreement.from_main(artefact.exported_steps(directory / "ema", name))
+            exported = agreement.from_main(exported_steps(directory / "ema", name))
             finished = resume.finished_step(checkpoints, stage, encoder)
             if finished is None or finished != exported:
                 restored = resume.newest_good(

@@ -11,7 +11,7 @@ An artefact is a directory with one `config.json` and one safetensors file per s
 are such directories). A run writes each stage on its own to `workdir/<stage>/ema/` with
 `save_stage`; there the file name carries the hash, so that replacing `config.json` is the one
 atomic step: a reader, or a process killed half-way, finds the old weights or the new ones.
-`load` takes either kind of directory, or a workdir with several `<stage>/ema/`.
+`weights.load` reads either kind of directory, or a workdir with several `<stage>/ema/`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from imagen_jax.config import CascadeConfig, from_json_dict, to_json_dict
+from imagen_jax.config import CascadeConfig, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.files import write_atomically
 from imagen_jax.types import Params
@@ -133,20 +133,6 @@ def save_stage(
     return directory / record["file"]
 
 
-def exported_steps(directory: str | os.PathLike[str], stage_name: str) -> int | None:
-    """How many steps the weights that `save_stage` wrote there were trained for.
-
-    None where there are none, or not whole; the hash of the weights is not compared.
-    """
-    directory = epath.Path(directory)
-    try:
-        content = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        record = content["stages"][stage_name]
-        return record["steps"] if (directory / record["file"]).is_file() else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
 def save_cascade(
     directory: str | os.PathLike[str], artefact: Artefact, *, dtype: str = "float16"
 ) -> None:
@@ -178,7 +164,7 @@ def _serialize(
     if dtype not in ("float16", "float32"):
         raise UserError(f"weights are saved as float16 or float32, not {dtype!r}")
     flat = {}
-    for path, value in _flatten(params).items():
+    for path, value in flatten_params(params).items():
         value = np.asarray(value)
         with np.errstate(over="ignore"):
             flat[path] = np.ascontiguousarray(value, dtype)
@@ -216,43 +202,14 @@ def _write_config(
     write_atomically(directory / CONFIG_FILE, text.encode("utf-8"))
 
 
-# ------------------------------------------------------------------------------------- reading
-
-
-def load(path: str | os.PathLike[str]) -> Artefact:
-    """Reads a directory written by `save_cascade` or `save_stage`, or a whole workdir.
-
-    It may be read while a run writes to it.
-
-    Raises:
-      UserError: nothing there, damaged or altered files, an unknown format version, stages of a
-        workdir that were trained with different text encoders.
-    """
-    path = epath.Path(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; give the directory of a run or of its weights")
-    if (path / CONFIG_FILE).is_file():
-        return load_directory(path)
-    stage_directories = sorted(p.parent for p in path.glob(f"*/ema/{CONFIG_FILE}"))
-    if not stage_directories and (path / "ema" / CONFIG_FILE).is_file():
-        stage_directories = [path / "ema"]  # workdir/<stage>
-    if not stage_directories:
-        raise UserError(
-            f"no weights in {path}: neither {CONFIG_FILE} nor <stage>/ema/{CONFIG_FILE}. A run "
-            "writes them with its checkpoints: python train.py --config=configs/NAME.py "
-            f"--workdir={path}"
-        )
-    return _merge(path, [load_directory(directory) for directory in stage_directories])
-
-
 def check_params(stage_name: str, params: Params, expected: Params) -> None:
     """Compares names and shapes with those of the network (`expected`: arrays or their shapes).
 
     Raises:
       UserError: names the first differences.
     """
-    have = {path: tuple(np.shape(value)) for path, value in _flatten(params).items()}
-    want = {path: tuple(value.shape) for path, value in _flatten(expected).items()}
+    have = {path: tuple(np.shape(value)) for path, value in flatten_params(params).items()}
+    want = {path: tuple(value.shape) for path, value in flatten_params(expected).items()}
     problems = [f"{path} is missing" for path in sorted(want.keys() - have.keys())]
     problems += [f"{path} is not a parameter" for path in sorted(have.keys() - want.keys())]
     problems += [
@@ -269,93 +226,8 @@ def check_params(stage_name: str, params: Params, expected: Params) -> None:
         )
 
 
-def load_directory(directory: epath.Path) -> Artefact:
-    """Reads one directory with a `config.json`; see `load`."""
-    while True:
-        text = (directory / CONFIG_FILE).read_text(encoding="utf-8")
-        try:
-            return _load_as_described(directory, text)
-        except (FileNotFoundError, UserError):
-            # A run may have replaced the weights since config.json was read: then read again.
-            if (directory / CONFIG_FILE).read_text(encoding="utf-8") == text:
-                raise
-
-
-def _load_as_described(directory: epath.Path, text: str) -> Artefact:
-    config_path = directory / CONFIG_FILE
-    try:
-        content = json.loads(text)
-        version = content["format_version"]
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise UserError(f"{config_path} is not the configuration of an artefact") from error
-    if version not in READABLE_VERSIONS:
-        raise UserError(
-            f"{config_path} has format version {version!r}; this package reads "
-            f"{', '.join(map(str, READABLE_VERSIONS))}. Update imagen_jax, or export the weights "
-            "again"
-        )
-    try:
-        return Artefact(
-            config=from_json_dict(content["cascade"]),
-            encoder_identity=content["text"]["encoder_identity"],
-            tokenizer_hash=content["text"]["tokenizer_hash"],
-            stages={
-                name: _read_weights(directory, record) for name, record in content["stages"].items()
-            },
-        )
-    except KeyError as error:
-        raise UserError(f"{config_path} lacks the entry {error}") from error
-
-
-def _read_weights(directory: epath.Path, record: Mapping[str, Any]) -> StageWeights:
-    from safetensors.numpy import load
-
-    path = directory / record["file"]
-    if not path.is_file():
-        raise UserError(f"{path} is missing: copy the whole directory, or export it again")
-    data = path.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != record["sha256"]:
-        raise UserError(
-            f"{path} is damaged or was altered: its sha256 is {digest[:12]}..., "
-            f"{CONFIG_FILE} says {record['sha256'][:12]}.... Fetch or export it again"
-        )
-    flat = {name: value.astype(np.float32) for name, value in load(data).items()}
-    return StageWeights(
-        params=_unflatten(flat),
-        sha256=digest,
-        num_parameters=record["num_parameters"],
-        images_seen=record["images_seen"],
-        steps=record["steps"],
-        training=record["training"],
-    )
-
-
-def _merge(workdir: epath.Path, parts: list[Artefact]) -> Artefact:
-    """The stages of one run, each with its own configuration, as one artefact."""
-    first = parts[0]
-    stages, configs = {}, dict(first.config.stages)
-    for part in parts:
-        for what in ("encoder_identity", "tokenizer_hash"):
-            if getattr(part, what) != getattr(first, what):
-                raise UserError(
-                    f"the stages in {workdir} were trained with different text encoders "
-                    f"({what}): train them with the same one, or sample from one <stage>/ema"
-                )
-        stages |= part.stages
-        configs |= {name: part.config.stages[name] for name in part.stages}
-    return dataclasses.replace(
-        first, config=dataclasses.replace(first.config, stages=configs), stages=stages
-    )
-
-
-def _flatten(params: Params) -> dict[str, Any]:
+def flatten_params(params: Params) -> dict[str, Any]:
+    """The parameters by their "/"-joined paths."""
     from flax.traverse_util import flatten_dict
 
     return flatten_dict(params, sep="/")
-
-
-def _unflatten(flat: dict[str, Any]) -> Params:
-    from flax.traverse_util import unflatten_dict
-
-    return unflatten_dict(flat, sep="/")

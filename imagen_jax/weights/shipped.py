@@ -7,7 +7,8 @@ import re
 
 from etils import epath
 
-from imagen_jax.weights.artefact import CONFIG_FILE, Artefact, load_directory
+from imagen_jax.weights.artefact import CONFIG_FILE, Artefact
+from imagen_jax.weights.reading import load_directory
 
 
 def load_shipped(name: str) -> Artefact | None:

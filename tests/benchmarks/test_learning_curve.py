@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from benchmarks import learning_curve
-from imagen_jax.weights import artefact
+from imagen_jax.weights.reading import load
 
 # The last stage gets 32 pixels, the fewest that the scorer reads.
 OVERRIDES = (
@@ -39,7 +39,7 @@ def test_both_stages_are_trained_and_the_last_is_scored(tmp_path, monkeypatch, c
     assert point["seen"] == {"base": 16, "sr16": 24} and 0.0 < point["minutes"] < 5.0
     assert set(point["accepted"]) > {"one object", "two objects", "count"}
     (copy,) = learning_curve.copies(tmp_path)
-    assert set(artefact.load(copy).stages) == {"base", "sr16"}
+    assert set(load(copy).stages) == {"base", "sr16"}
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     assert "base 16 images  sr16 24 images" in capsys.readouterr().out
 

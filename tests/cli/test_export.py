@@ -6,6 +6,7 @@ from imagen_jax.cli import export
 from imagen_jax.config import load_config
 from imagen_jax.weights import artefact as artefact_lib
 from imagen_jax.weights import shipped
+from imagen_jax.weights.reading import load
 
 
 def test_stages_of_a_run_become_one_directory(tmp_path, capsys):
@@ -18,7 +19,7 @@ def test_stages_of_a_run_become_one_directory(tmp_path, capsys):
     out = tmp_path / "out"
     assert export.main([f"--workdir={tmp_path / 'run'}", f"--out={out}"]) == 0
     assert "base.safetensors" in capsys.readouterr().out
-    loaded = artefact_lib.load(out)
+    loaded = load(out)
     for i, name in enumerate(config.stages):
         # float16 keeps 11 bits.
         np.testing.assert_allclose(loaded.stages[name].params["a"], i + 0.1, rtol=2**-11)
@@ -29,7 +30,7 @@ def test_a_config_gives_the_sampling_settings_and_must_be_of_that_network(
 ):
     flags = [f"--workdir={workdir}", f"--out={tmp_path}", "--config=tiny"]
     assert export.main([*flags, "--config.stages.sr16.sample.num_steps=7"]) == 0
-    exported = artefact_lib.load(tmp_path).config
+    exported = load(tmp_path).config
     assert exported.stages["sr16"].sample.num_steps == 7
     assert exported.stages["base"] == config.stages["base"]
     assert export.main([*flags, "--config.stages.base.model.channels=(8,16)"]) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from processes import assert_same_end, finish, start, state_of
 
-from imagen_jax.weights import artefact
+from imagen_jax.weights.reading import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
@@ -37,7 +37,7 @@ def test_a_full_disk_is_one_message_and_the_run_can_be_continued(runs, tmp_path,
     for before, after in zip(leaves, leaves_after, strict=True):
         np.testing.assert_array_equal(before, after)
     # Old weights or new ones, but whole.
-    assert artefact.load(run).stages["base"].steps in (12, 18)
+    assert load(run).stages["base"].steps in (12, 18)
     assert not list(run.rglob(".*.tmp"))
 
     assert "continuing from the checkpoint of step 12" in finish(start(run, num_steps=30))

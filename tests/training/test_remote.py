@@ -27,7 +27,7 @@ from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.outputs import Outputs, export_ema
 from imagen_jax.training.profile import Profile
 from imagen_jax.training.state import init_state
-from imagen_jax.weights import artefact
+from imagen_jax.weights.reading import exported_steps, load
 
 
 class Bucket(MemoryFileSystem):
@@ -168,8 +168,8 @@ def test_weights_and_pictures_in_a_bucket(bucket):
         state = state.replace(ema_params=jax.tree.map(lambda x: x + 1, state.ema_params))
         saved = Saved(step=step, state=state, progress=progress)
         export_ema(bucket / "base", stage, encoder, mesh, saved)
-        assert artefact.exported_steps(bucket / "base" / "ema", "base") == step
-    loaded = artefact.load(str(bucket)).stages["base"]
+        assert exported_steps(bucket / "base" / "ema", "base") == step
+    loaded = load(str(bucket)).stages["base"]
     jax.tree.map(np.testing.assert_array_equal, loaded.params, jax.device_get(state.ema_params))
     # One file of weights: the older one is gone.
     assert len([p for p in (bucket / "base" / "ema").iterdir() if p.suffix == ".safetensors"]) == 1

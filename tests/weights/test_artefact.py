@@ -11,6 +11,7 @@ import pytest
 from imagen_jax.config import load_config, to_json_dict
 from imagen_jax.errors import UserError
 from imagen_jax.weights import artefact as lib
+from imagen_jax.weights import reading
 from imagen_jax.weights.shipped import load_shipped
 
 PARAMS = {
@@ -31,7 +32,7 @@ def assert_equal(a, b):
 
 def test_stage_round_trip(tmp_path, tiny):
     save(tmp_path, tiny.config)
-    loaded = lib.load(tmp_path)
+    loaded = reading.load(tmp_path)
     stage = loaded.stages["base"]
     assert loaded.config == tiny.config
     assert (loaded.encoder_identity, loaded.tokenizer_hash) == ("enc", "tok")
@@ -47,7 +48,7 @@ def test_cascade_round_trip_rounds_to_float16(tmp_path, tiny):
         "config.json",
         "sr16.safetensors",
     ]
-    loaded = lib.load(tmp_path)
+    loaded = reading.load(tmp_path)
     for name, stage in tiny.stages.items():
         rounded = jax.tree.map(lambda p: p.astype(np.float16).astype(np.float32), stage.params)
         assert_equal(loaded.stages[name].params, rounded)
@@ -70,7 +71,7 @@ def test_saving_again_replaces_the_old_weights(tmp_path, tiny):
     new = jax.tree.map(lambda p: p + 1, PARAMS)
     second = save(tmp_path, tiny.config, new)
     assert not first.exists() and second.exists()
-    assert_equal(lib.load(tmp_path).stages["base"].params, new)
+    assert_equal(reading.load(tmp_path).stages["base"].params, new)
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
 
 
@@ -83,21 +84,21 @@ def test_a_save_that_stops_half_way_leaves_the_old_weights(tmp_path, tiny, monke
     monkeypatch.setattr(lib, "_write_config", stop)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, tiny.config, jax.tree.map(lambda p: p + 1, PARAMS))
-    assert_equal(lib.load(tmp_path).stages["base"].params, PARAMS)
+    assert_equal(reading.load(tmp_path).stages["base"].params, PARAMS)
 
 
 def test_reading_while_the_weights_are_replaced(tmp_path, tiny, monkeypatch):
     save(tmp_path, tiny.config)
     new = jax.tree.map(lambda p: p + 1, PARAMS)
-    original, calls = lib._read_weights, []
+    original, calls = reading._read_weights, []
 
-    def replaced_in_between(directory, record):
+    def replaced_in_between(directory, record, config):
         if not calls:
             calls.append(save(tmp_path, tiny.config, new))
-        return original(directory, record)
+        return original(directory, record, config)
 
-    monkeypatch.setattr(lib, "_read_weights", replaced_in_between)
-    assert_equal(lib.load(tmp_path).stages["base"].params, new)
+    monkeypatch.setattr(reading, "_read_weights", replaced_in_between)
+    assert_equal(reading.load(tmp_path).stages["base"].params, new)
 
 
 def test_workdir_joins_stages_with_their_own_configs(tmp_path, tiny):
@@ -108,28 +109,28 @@ def test_workdir_joins_stages_with_their_own_configs(tmp_path, tiny):
     changed = dataclasses.replace(tiny.config, stages=stages)
     save(tmp_path / "base" / "ema", tiny.config)
     save(tmp_path / "sr16" / "ema", changed, stage="sr16")
-    loaded = lib.load(tmp_path)
+    loaded = reading.load(tmp_path)
     assert sorted(loaded.stages) == ["base", "sr16"]
     assert loaded.config.stages["base"].sample.num_steps == 3
     assert loaded.config.stages["sr16"].sample.num_steps == 9
-    assert list(lib.load(tmp_path / "sr16").stages) == ["sr16"]
+    assert list(reading.load(tmp_path / "sr16").stages) == ["sr16"]
 
 
 def test_workdir_with_two_text_encoders(tmp_path, tiny):
     save(tmp_path / "base" / "ema", tiny.config)
     save(tmp_path / "sr16" / "ema", tiny.config, stage="sr16", encoder="other")
     with pytest.raises(UserError, match="different text encoders"):
-        lib.load(tmp_path)
+        reading.load(tmp_path)
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="python train"):
-        lib.load(tmp_path)
+        reading.load(tmp_path)
     with pytest.raises(UserError, match="no weights in"):
-        lib.load(tmp_path / "missing")
+        reading.load(tmp_path / "missing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        lib.load(tmp_path / "file")
+        reading.load(tmp_path / "file")
 
 
 def test_damage_is_noticed(tmp_path, tiny):
@@ -138,10 +139,10 @@ def test_damage_is_noticed(tmp_path, tiny):
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(UserError, match="damaged"):
-        lib.load(tmp_path)
+        reading.load(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match="missing"):
-        lib.load(tmp_path)
+        reading.load(tmp_path)
 
 
 def test_wrong_config_json(tmp_path, tiny):
@@ -151,12 +152,13 @@ def test_wrong_config_json(tmp_path, tiny):
     for text, message in (
         (json.dumps(content | {"format_version": 99}), "format version 99"),
         (json.dumps({k: v for k, v in content.items() if k != "text"}), "'text'"),
-        ("{", "not the configuration"),
-        ("[]", "not the configuration"),
+        ("{", "not valid JSON"),
+        ("[]", "instead of a JSON object"),
+        ("{}", "not the configuration of an artefact"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
-            lib.load(tmp_path)
+            reading.load(tmp_path)
 
 
 def test_float16_overflow(tmp_path, tiny):
@@ -198,4 +200,4 @@ def test_an_artefact_of_version_1_loads(tmp_path):
     expected = to_json_dict(config)
     for stage in expected["stages"].values():
         stage["model"]["shared_key_bias"] = True  # which version 1 always had
-    assert to_json_dict(lib.load(tmp_path).config) == expected
+    assert to_json_dict(reading.load(tmp_path).config) == expected
