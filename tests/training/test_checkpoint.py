@@ -1,6 +1,8 @@
 """Checkpoints: other meshes, retention, unfinished saves, digests."""
 
 import json
+import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,26 @@ def test_the_newest_are_kept_and_found_again(tmp_path):
     assert again.steps == [8, 5]
     assert int(again.restore(8, abstract(state_on(mesh, 0), mesh)).step) == 8
     again.close()
+
+
+def test_saves_leave_no_open_files_and_threads_behind(tmp_path):
+    state = state_on(make_mesh(MeshConfig()), 3)
+    checkpoints = Checkpoints(tmp_path, 2)
+
+    def count() -> int:
+        checkpoints.wait()
+        return len(os.listdir("/proc/self/fd")) + threading.active_count()
+
+    def save(steps: range) -> None:
+        for step in steps:
+            checkpoints.save(step, state, INFO)
+
+    save(range(5))
+    before = count()
+    save(range(5, 25))
+    # Each save would leave three files and a thread; a pool's threads come and go.
+    assert count() < before + 10
+    checkpoints.close()
 
 
 def test_a_save_that_was_cut_short_is_not_a_checkpoint(tmp_path):
