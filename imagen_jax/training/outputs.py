@@ -35,9 +35,14 @@ def export_ema(
     mesh: Mesh,
     saved: Saved,
 ) -> None:
-    """Writes the EMA of a saved state to `directory/ema`, as sampling reads it."""
-    ema = jax.tree.map(lambda leaf: whole_on_main(leaf, mesh), saved.state.ema_params)
+    """Writes the EMA of a saved state to `directory/ema`, as sampling reads it.
+
+    One array at a time, so that the memory holds no copy of all the weights.
+    """
+    ema = saved.state.ema_params
     if not is_main():
+        for leaf in artefact.reading_order(ema):
+            whole_on_main(leaf, mesh)
         return
     training = {
         "steps": saved.step,
@@ -55,6 +60,7 @@ def export_ema(
         training,
         encoder.identity,
         encoder.tokenizer_hash,
+        read=lambda leaf: whole_on_main(leaf, mesh),
     )
 
 
