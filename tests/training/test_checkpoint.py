@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
@@ -132,6 +133,32 @@ def test_a_save_that_was_cut_short_is_not_a_checkpoint(tmp_path):
     again = Checkpoints(tmp_path, 2)
     assert again.steps == [3]
     again.close()
+
+
+@pytest.mark.parametrize("name", ["7", "007", "\u0663", "99999999999999999999"])
+@pytest.mark.parametrize("kind", ["files of another script", "file", "dangling link"])
+def test_a_number_that_is_no_checkpoint_is_refused_and_kept(tmp_path, name, kind):
+    stranger = tmp_path / name
+    if kind == "file":
+        stranger.write_text("x")
+    elif kind == "dangling link":
+        stranger.symlink_to("/nowhere")
+    else:
+        stranger.mkdir()
+        (stranger / "model.pt").write_text("x")
+    with pytest.raises(UserError, match=f"{stranger} is not a checkpoint of this program"):
+        Checkpoints(tmp_path, 2).check_names()
+    assert os.path.lexists(stranger)
+
+
+def test_other_names_and_what_is_left_of_checkpoints_are_accepted(tmp_path):
+    for name in ("step_5", "1e3", "-1", "latest", "5.orbax-checkpoint-tmp", "4"):
+        (tmp_path / name).mkdir()
+    for name in ("5/state", "6/_CHECKPOINT_METADATA"):
+        (tmp_path / name).mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.check_names()
+    assert checkpoints.steps == [6, 5, 4]
 
 
 def test_the_first_save_removes_what_a_cut_one_left(tmp_path):
