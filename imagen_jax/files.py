@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -129,6 +130,10 @@ def _file_error(error: BaseException, directory: str) -> str | None:
         for reason in _UNWRITABLE:
             if directory in str(cause) and reason in str(cause):
                 return f"{directory}: {reason}"
+        # Orbax has other errors for files that were removed while it wrote them.
+        for path in re.findall(re.escape(directory) + r"/[^\s:;,'\"]+", str(cause)):
+            if not os.path.lexists(path):
+                return f"{path} is gone"
     return None
 
 

@@ -80,6 +80,15 @@ def test_an_error_of_a_file_in_the_directory_is_explained(tmp_path, code, wrap):
         raise wrap(OSError(code, os.strerror(code), path))
 
 
+def test_an_error_that_names_a_file_that_is_gone_is_explained(tmp_path):
+    text = f"No ArrayMetadata found in the checkpoint directory: {tmp_path}/40.tmp/state. But"
+    with (
+        pytest.raises(UserError, match=f"{tmp_path}/40.tmp/state. is gone"),
+        explain_write_errors(epath.Path(tmp_path)),
+    ):
+        raise chained(ValueError(text))
+
+
 def test_an_error_that_names_the_directory_in_its_text_is_explained(tmp_path):
     text = f"PERMISSION_DENIED: Error opening {tmp_path!s}/5/d: [OS error: Permission denied]"
     with (
