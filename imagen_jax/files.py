@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,10 @@ from imagen_jax.errors import UserError
 
 # Messages of the system: no space, no quota, or a limit of file sizes (`ulimit -f`).
 _FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_UNWRITABLE = tuple(
+    os.strerror(code)
+    for code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EIO, errno.ESTALE)
+)
 
 
 def is_remote(path: epath.Path) -> bool:
@@ -81,12 +86,57 @@ def explain_full_disk(directory: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _no_space(error: BaseException | None) -> bool:
-    """Whether the text of `error` or of one of its causes reports a full disk."""
+@contextlib.contextmanager
+def explain_write_errors(directory: epath.Path) -> Iterator[None]:
+    """Turns errors of the file system below `directory` into one message.
+
+    Raises:
+      UserError: a file could not be written or read: no space, no permission, a read-only file
+        system, or the directory is gone, for example.
+    """
+    try:
+        with explain_full_disk(directory):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _file_error(error, os.fspath(directory))
+        if reason is None:
+            raise
+        raise UserError(
+            f"{reason}. What was saved before is whole: correct this, or give another --workdir, "
+            "then run the same command again"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and its causes."""
     seen = set()
     while error is not None and id(error) not in seen:
-        if any(text in str(error) for text in _FULL):
-            return True
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _file_error(error: BaseException, directory: str) -> str | None:
+    """What happened to which file below `directory`; None if no cause is an error of a file."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno and cause.filename is not None:
+            path = os.fsdecode(cause.filename)
+            # A parent of the directory may be the one that cannot be written.
+            if path and (path.startswith(directory) or directory.startswith(path)):
+                return f"{path}: {cause.strerror}"
+        # TensorStore has the reason in its text alone.
+        for reason in _UNWRITABLE:
+            if directory in str(cause) and reason in str(cause):
+                return f"{directory}: {reason}"
+        # Orbax has other errors for files that were removed while it wrote them.
+        for path in re.findall(re.escape(directory) + r"/[^\s:;,'\"]+", str(cause)):
+            if not os.path.lexists(path):
+                return f"{path} is gone"
+    return None
+
+
+def _no_space(error: BaseException) -> bool:
+    """Whether the text of `error` or of one of its causes reports a full disk."""
+    return any(text in str(cause) for cause in _causes(error) for text in _FULL)

@@ -9,7 +9,6 @@ Every stage is a run of its own in WORKDIR/STAGE/ and continues from its newest 
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
     from imagen_jax.config import CascadeConfig
-    from imagen_jax.training.interrupt import StopSignal
+    from imagen_jax.training.interrupt import Stop, StopSignal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,19 +93,14 @@ def train_stages(flags: FlagValues, config: CascadeConfig | None) -> None:
     )
     try:
         with StopSignal() as stop, distributed.explain_lost_peer():
-            received = train(flags, config, stages, stop, profile_steps)
+            stopped = train(flags, config, stages, stop, profile_steps)
     except Exception as error:
         end_one_of_several(error)
         raise
-    if received is not None:
+    if stopped is not None:
         if distributed.is_main():
-            print(
-                f"\nStopped by {received.name}; all steps are saved. The same command continues.",
-                file=sys.stderr,
-            )
-        # A scheduler that sent SIGTERM got what it asked for; after Ctrl-C a shell script should
-        # not go on as if the run were done.
-        distributed.end_process(0 if received == signal.SIGTERM else 130)
+            print(f"\n{stopped.describe()}", file=sys.stderr)
+        distributed.end_process(stopped.status)
 
 
 def check_workdir(workdir: str) -> None:
@@ -148,8 +142,8 @@ def train(
     stages: list[str],
     stop: StopSignal,
     profile_steps: tuple[int, int] | None,
-) -> signal.Signals | None:
-    """Trains `stages` one after the other; returns the signal that ended it early, if any."""
+) -> Stop | None:
+    """Trains `stages` one after the other; the result says which signal ended it early, if any."""
     from imagen_jax.cli.common import setup_jax
     from imagen_jax.parallel.mesh import make_mesh
     from imagen_jax.stage import open_stage
@@ -186,7 +180,7 @@ def train(
                 encoder = open_store(config.data.embeddings, config.text, mesh)
             else:
                 encoder = load_encoder(config.text, mesh=mesh)
-        received = train_stage(
+        stopped = train_stage(
             stage,
             epath.Path(flags.workdir or "."),
             encoder,
@@ -196,8 +190,8 @@ def train(
             profile_steps=profile_steps,
             dry_run=flags.dry_run,
         )
-        if received is not None:
-            return received
+        if stopped is not None:
+            return stopped
     return None
 
 

@@ -87,6 +87,9 @@ class DataConfig(SourceConfig):
         picture is left out if none remains (0: any).
       min_score: the least `score_field`; pictures without one are left out.
       max_bad_share: a run stops when a greater share of the pictures cannot be read.
+      if_changed: what a continued run does when the pictures are not those of its checkpoint:
+        "refuse", or "warn" (also in each later run). Changed files move other pictures in the
+        order, also between what is trained on and what is held out.
       embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
         the encoder runs beside the training step.
       flip: random horizontal flips. Never for pictures whose caption says left or right.
@@ -106,6 +109,7 @@ class DataConfig(SourceConfig):
     max_caption_length: int = 0
     min_score: float = 0.0
     max_bad_share: float = 0.1
+    if_changed: str = "refuse"
     embeddings: str = ""
     flip: bool = False
     num_threads: int = 2
@@ -117,6 +121,7 @@ class DataConfig(SourceConfig):
         for field in ("num_workers", "min_side", "min_caption_length", "max_caption_length"):
             check_at_least(field, getattr(self, field), 0)
         check_unit_interval("max_bad_share", self.max_bad_share)
+        check_choice("if_changed", self.if_changed, ("refuse", "warn"))
         if self.max_aspect and self.max_aspect < 1:
             raise UserError(
                 f"max_aspect={self.max_aspect} must be 0 (any) or at least 1: it is the longer "

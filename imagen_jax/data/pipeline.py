@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-import logging
 import random
 import signal
 import sys
@@ -29,6 +28,7 @@ import numpy as np
 from imagen_jax.data.buckets import BucketedSource
 from imagen_jax.data.mixing import MixedSource
 from imagen_jax.data.source import BadItem, FilteredItem, Item, Source
+from imagen_jax.data.warn_once import MAX_LOGGED, warn_once
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 
 # Maximum attempts to find an item for one position.
 MAX_TRIES = 1000
-# Bad items of one kind that are logged one by one; further ones are only counted.
-_MAX_LOGGED = 5
 
 # For "bad" and for "filtered" items: the number of each kind.
 LeftOut = dict[str, dict[str, int]]
-
-logger = logging.getLogger(__name__)
+# Kind and message of bad items.
+Messages = list[tuple[str, str]]
 
 
 def item_order(source: Source, seed: int) -> Callable[[int], int]:
@@ -116,7 +114,8 @@ def batches(
           crops `[b, H, W, 3]`, of one shape a batch;
         `captions`: a list of b strings;
         `left_out`: for `bad` items, which could not be read, and for `filtered` items, how many of
-          each kind were replaced in the counted rows.
+          each kind were replaced in the counted rows;
+        `messages`: kind and message of some bad items, for `warn_once`.
 
     Raises:
       UserError: sizes do not fit, the seed or position is negative, the source is empty, or no item
@@ -182,7 +181,13 @@ def spread_items(source: Source, number: int) -> list[Item]:
     reader = _ItemReader(source, seed=0)
     number = min(number, len(source))
     stride = 1 if source.endless else len(source) // number
-    return [reader.read(i * stride, f"spread/{i}")[0] for i in range(number)]
+    items = []
+    for i in range(number):
+        item, _, messages = reader.read(i * stride, f"spread/{i}")
+        items.append(item)
+        for kind, message in messages:
+            warn_once(kind, message)
+    return items
 
 
 def item_captions(source: Source, index: int) -> tuple[str, ...]:
@@ -212,8 +217,8 @@ class _SourceReader:
         self._start = start
         self._rows = [int(row) for row in rows]
 
-    def read(self, number: int) -> tuple[int, Item, LeftOut]:
-        """Position in the run, item and left-out items of a row.
+    def read(self, number: int) -> tuple[int, Item, LeftOut, Messages]:
+        """Position in the run, item, left-out items of a row and their messages.
 
         Args:
           number: of the row among the rows of this process in all batches.
@@ -240,7 +245,7 @@ class _BucketReader:
         for bucket in range(len(source.buckets)):
             self._read(bucket, 0, "start")
 
-    def read(self, number: int) -> tuple[int, Item, LeftOut]:
+    def read(self, number: int) -> tuple[int, Item, LeftOut, Messages]:
         step, within = divmod(number, len(self._rows))
         batch, row = self._first_batch + step, self._rows[within]
         bucket, before = self._source.nth_batch(batch)
@@ -248,7 +253,7 @@ class _BucketReader:
         position = batch * self._batch_size + row
         return position, *self._read(bucket, index, position)
 
-    def _read(self, bucket: int, index: int, position: object) -> tuple[Item, LeftOut]:
+    def _read(self, bucket: int, index: int, position: object) -> tuple[Item, LeftOut, Messages]:
         try:
             return self._readers[bucket].read(index, position)
         except UserError as error:
@@ -264,9 +269,8 @@ class _ItemReader:
     def __init__(self, source: Source, seed: int):
         self._source = source
         self._seed = seed
-        self._num_bad: collections.Counter[str] = collections.Counter()
 
-    def read(self, index: int, position: object) -> tuple[Item, LeftOut]:
+    def read(self, index: int, position: object) -> tuple[Item, LeftOut, Messages]:
         """The item at `index` or a replacement, and what was left out until it was found.
 
         Args:
@@ -279,15 +283,18 @@ class _ItemReader:
         length = len(self._source)
         bad: collections.Counter[str] = collections.Counter()
         filtered: collections.Counter[str] = collections.Counter()
+        messages: Messages = []
         candidates = self._candidates(index, position)
         for candidate in itertools.islice(candidates, MAX_TRIES):
             try:
-                return self._source.item(candidate), {"bad": dict(bad), "filtered": dict(filtered)}
+                item = self._source.item(candidate)
+                return item, {"bad": dict(bad), "filtered": dict(filtered)}, messages
             except FilteredItem as error:
                 filtered[error.kind] += 1
             except BadItem as error:
                 bad[error.kind] += 1
-                self._log(error)
+                if bad[error.kind] <= MAX_LOGGED:
+                    messages.append((error.kind, str(error)))
         reasons = ", ".join(f"{n} {kind}" for kind, n in (bad + filtered).most_common())
         raise UserError(
             f"no usable picture in {min(length, MAX_TRIES)} attempts ({reasons}); check the data "
@@ -307,13 +314,6 @@ class _ItemReader:
         others = [other for other in range(length) if other != index]
         draw.shuffle(others)
         yield from others
-
-    def _log(self, error: BadItem) -> None:
-        self._num_bad[error.kind] += 1
-        number = self._num_bad[error.kind]
-        if number <= _MAX_LOGGED:
-            rest = "; more of this kind are only counted" if number == _MAX_LOGGED else ""
-            logger.warning("left out (%s): %s%s", error.kind, error, rest)
 
 
 class _Rows:
@@ -337,8 +337,8 @@ class _Rows:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, str, LeftOut]:
-        position, item, left_out = self._reader.read(row)
+    def __getitem__(self, row: int) -> tuple[np.ndarray, str, LeftOut, Messages]:
+        position, item, left_out, messages = self._reader.read(row)
         image, caption = item.image, item.caption
         if item.other_captions:
             draw = random.Random(f"caption/{self._seed}/{position}")
@@ -354,7 +354,7 @@ class _Rows:
                     for side in image.shape[:2]
                 )
                 image = image[top : top + self._crop_size, left : left + self._crop_size]
-        return image, caption, left_out
+        return image, caption, left_out, messages
 
 
 class _Batches:
@@ -369,17 +369,23 @@ class _Batches:
         return sys.maxsize // self._size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pictures, captions = None, []
+        pictures, captions, messages = None, [], []
         total = {"bad": collections.Counter(), "filtered": collections.Counter()}
         for i in range(self._size):
-            image, caption, left_out = self._rows[index * self._size + i]
+            image, caption, left_out, of_row = self._rows[index * self._size + i]
             if pictures is None:
                 pictures = np.empty((self._size, *image.shape), np.uint8)
             pictures[i] = image
             captions.append(caption)
             if not self._counted[i]:
                 continue
+            messages += of_row
             for group, kinds in left_out.items():
                 total[group].update(kinds)
         left_out = {group: dict(kinds) for group, kinds in total.items()}
-        return {"image": pictures, "captions": captions, "left_out": left_out}
+        return {
+            "image": pictures,
+            "captions": captions,
+            "left_out": left_out,
+            "messages": messages,
+        }

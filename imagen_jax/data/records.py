@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +72,13 @@ class Records(Protocol):
     @property
     def folder(self) -> Path:
         """The folder of the files."""
+        ...
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """For each file of the set, its name and size as a text, and its number of records.
+
+        In the order of the records; also files of which no record can be read.
+        """
         ...
 
     def stamps(self) -> np.ndarray:
@@ -146,6 +153,10 @@ class DecodedRecords:
     def __len__(self) -> int:
         return len(self.records)
 
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """See `Records`."""
+        return self.records.parts()
+
     def item(self, index: int) -> Item:
         return self.item_of_shape(index, (self.image_size, self.image_size))
 
@@ -214,6 +225,10 @@ class SplitRecords:
     @property
     def folder(self) -> Path:
         return self.records.folder
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        # Of the whole set: the split follows from it.
+        return self.records.parts()
 
     def stamps(self) -> np.ndarray:
         return self.records.stamps()[self._index_in_set(np.arange(len(self)))]

@@ -153,13 +153,33 @@ def _sample(
     resolution: int,
     shape: tuple[int, int],
 ) -> Array:
+    return samplers.sample(
+        make_denoiser(params, text, keys, settings, low_res, network, diffusion, shape),
+        initial_noise(keys, shape),
+        step_keys(keys),
+        uniform_grid(diffusion.schedule.at(resolution), settings.num_steps),
+        settings.sampler,
+    )
+
+
+def make_denoiser(
+    params: Params,
+    text: TextCond,
+    keys: Array,
+    settings: SampleSettings,
+    low_res: Array | None,
+    network: nn.Module,
+    diffusion: DiffusionConfig,
+    shape: tuple[int, int],
+) -> samplers.Denoiser:
+    """The denoiser of `sample_stage`, with the noise of the low-resolution condition."""
     condition = None
     if low_res is not None:
         eps = samplers.draw_noise(keys, LOW_RES_NOISE, low_res.shape[1:])
         aug_level = jnp.broadcast_to(settings.aug_level, (low_res.shape[0],))
         factor = shape[0] // low_res.shape[1]
         condition = LowRes(low_res_condition(low_res, factor, aug_level, eps), aug_level)
-    denoise = network_denoiser(
+    return network_denoiser(
         network,
         params,
         text,
@@ -168,10 +188,13 @@ def _sample(
         guidance=settings.guidance,
         threshold=settings.threshold,
     )
-    return samplers.sample(
-        denoise,
-        samplers.draw_noise(keys, INITIAL_NOISE, (*shape, 3)),
-        jax.vmap(lambda key: jax.random.fold_in(key, STEP_NOISE))(keys),
-        uniform_grid(diffusion.schedule.at(resolution), settings.num_steps),
-        settings.sampler,
-    )
+
+
+def initial_noise(keys: Array, shape: tuple[int, int]) -> Array:
+    """`[B, H, W, 3]` standard normal noise that the pictures start from."""
+    return samplers.draw_noise(keys, INITIAL_NOISE, (*shape, 3))
+
+
+def step_keys(keys: Array) -> Array:
+    """`[B]` keys for the noise of the sampler's steps."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, STEP_NOISE))(keys)

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from imagen_jax.data.identity import Identity
+from imagen_jax.errors import UserError
 from imagen_jax.files import absolute
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.training.counters import Progress
@@ -32,12 +34,17 @@ class RunInfo:
     Attributes:
       config: the cascade's config as plain JSON values.
       encoder: identity of the text encoder's weights.
+      tokenizer: hash of its tokenizer; "" in older checkpoints.
+      data: identity of the sets of the "train" and "held_out" splits; without the entry of a split
+        that was not read, and empty in older checkpoints.
       progress: the counters of the run.
     """
 
     config: dict[str, Any]
     encoder: str
     progress: Progress
+    tokenizer: str = ""
+    data: dict[str, Identity] = dataclasses.field(default_factory=dict)
 
 
 class DamagedCheckpoint(Exception):
@@ -55,6 +62,7 @@ class Checkpoints:
         # Orbax refuses relative paths, but not before it writes.
         self._directory = absolute(epath.Path(directory))
         self._keep = keep
+        self._running: Any = None
 
     @functools.cached_property
     def _agreement(self) -> Agreement:
@@ -80,23 +88,50 @@ class Checkpoints:
         names = []
         if jax.process_index() == 0 and self._directory.exists():
             names = [path.name for path in self._directory.iterdir() if path.is_dir()]
-        steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        steps = sorted((int(name) for name in names if _is_step(name)), reverse=True)
         return self._agreement.from_main(steps)
+
+    def check_names(self) -> None:
+        """Raises UserError if something else has the name of a step.
+
+        Orbax takes everything for a checkpoint that is named by a number. It would delete it, or
+        fail, or keep it and delete newer checkpoints of lower steps.
+        """
+        stranger = ""
+        if jax.process_index() == 0 and self._directory.exists():
+            for path in self._directory.iterdir():
+                if path.name.isdecimal() and not _may_be_checkpoint(path):
+                    stranger = str(path)
+        if stranger := self._agreement.from_main(stranger):
+            raise UserError(
+                f"{stranger} is not a checkpoint of this program, but its name is a number, as "
+                "those of checkpoints are. Move it to another directory, or give another --workdir"
+            )
 
     def save(self, step: int, state: TrainState, info: RunInfo) -> None:
         """Starts to write a checkpoint; training may continue while it is written.
 
-        Raises the error of the previous save, if it failed.
+        Waits for the previous save and raises its error, if it failed.
         """
+        self.wait()
         metadata = {
             "config": info.config,
             "encoder": info.encoder,
+            "tokenizer": info.tokenizer,
+            "data": info.data,
             **dataclasses.asdict(info.progress),
             # TensorStore does not detect a flipped bit in an array, nor JSON one in a number.
             "digest": int(state_digest(state)),
         }
         metadata["checksum"] = _checksum(metadata)
-        self._writer.save_async(step, state, force=True, custom_metadata=metadata)
+        self._running = self._writer.save_async(step, state, force=True, custom_metadata=metadata)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises its error, if it failed."""
+        running, self._running = self._running, None
+        if running is not None:
+            # Without this call, Orbax keeps a thread and three open files for each save.
+            running.result()
 
     def info(self, step: int) -> RunInfo:
         """The `RunInfo` of the checkpoint of `step`. Raises DamagedCheckpoint."""
@@ -109,7 +144,11 @@ class Checkpoints:
                 if field.name in saved
             }
             return RunInfo(
-                config=saved["config"], encoder=saved["encoder"], progress=Progress(**progress)
+                config=saved["config"],
+                encoder=saved["encoder"],
+                tokenizer=saved.get("tokenizer", ""),
+                data=saved.get("data", {}),
+                progress=Progress(**progress),
             )
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
@@ -175,9 +214,25 @@ class Checkpoints:
                 raise DamagedCheckpoint(each)
 
     def close(self) -> None:
-        """Waits until the last save is on disk; raises its error, if it failed."""
-        if "_writer" in self.__dict__:
-            self._writer.close()
+        """Waits as `wait` does, and ends the threads of the writer."""
+        try:
+            self.wait()
+        finally:
+            if "_writer" in self.__dict__:
+                self._writer.close()
+
+
+def _is_step(name: str) -> bool:
+    """Whether a save would give a directory this name; not "007", for example."""
+    return name.isascii() and name.isdecimal() and name == str(int(name))
+
+
+def _may_be_checkpoint(path: epath.Path) -> bool:
+    """Whether `path` is a checkpoint or what damage may have left of one."""
+    if not _is_step(path.name) or not path.is_dir():
+        return False
+    names = {inner.name for inner in path.iterdir()}
+    return not names or bool(names & {"_CHECKPOINT_METADATA", "state"})
 
 
 def _checksum(metadata: dict[str, Any]) -> int:

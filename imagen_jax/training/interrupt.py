@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from types import FrameType
@@ -9,6 +10,44 @@ from types import FrameType
 import jax
 
 from imagen_jax.parallel.agreement import Agreement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stop:
+    """How a signal ended a run.
+
+    Attributes:
+      signal: that ended it.
+      stage: that was trained.
+      step: the step that is saved; 0: there was none to save.
+    """
+
+    signal: signal.Signals
+    stage: str
+    step: int
+
+    def describe(self) -> str:
+        """What happened and how to go on."""
+        if not self.step:
+            return (
+                f"Stopped by {self.signal.name} before the first step of stage {self.stage}: there "
+                "is nothing to save. The same command starts it again."
+            )
+        return (
+            f"Stopped by {self.signal.name}; all {self.step:,} steps of stage {self.stage} are "
+            "saved. The same command continues."
+        )
+
+    @property
+    def status(self) -> int:
+        """The exit status of the process.
+
+        A scheduler that sent SIGTERM got what it asked for, unless nothing could be saved. After
+        Ctrl-C a shell script should not go on as if the run were done.
+        """
+        if self.signal == signal.SIGTERM and self.step:
+            return 0
+        return 128 + self.signal
 
 
 class StopSignal:
@@ -37,7 +76,7 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         # Not `print`: the signal may have interrupted one.
-        os.write(2, b"\nStopping after this step (Ctrl-C: at once, without saving).\n")
+        os.write(2, b"\nStopping: the state is saved first (Ctrl-C: at once, without saving).\n")
 
 
 class StopVote:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
+import functools
 import itertools
-import signal
-import threading
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,26 +15,26 @@ from jax.sharding import Mesh
 
 from imagen_jax.data.buckets import BucketedSource, load_stage_source
 from imagen_jax.data.pipeline import batches
-from imagen_jax.files import explain_full_disk
+from imagen_jax.files import explain_write_errors
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.distributed import explain_lost_peer, is_main
-from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.stage import Stage
 from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
 from imagen_jax.training import feed, resume, summary
+from imagen_jax.training.activities import Activities, Stopped
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.counters import LeftOutItems, Progress, Saved, SkippedSteps, Window
 from imagen_jax.training.flops import Utilization, model_flops_per_image
 from imagen_jax.training.goodput import Goodput
-from imagen_jax.training.interrupt import StopSignal, StopVote
+from imagen_jax.training.interrupt import Stop, StopSignal, StopVote
+from imagen_jax.training.lock import lock_stage
 from imagen_jax.training.optimizer import learning_rate
-from imagen_jax.training.outputs import Outputs, export_ema
+from imagen_jax.training.outputs import Outputs, export_ema, make_directory
 from imagen_jax.training.preview import Previews
 from imagen_jax.training.profile import Profile
 from imagen_jax.training.program import TrainProgram
-from imagen_jax.training.step import make_condition_gap
 from imagen_jax.training.validation import Validation
 from imagen_jax.weights import artefact
 from imagen_jax.weights.reading import exported_steps
@@ -52,7 +50,7 @@ def train_stage(
     init_from: artefact.Artefact | None = None,
     profile_steps: tuple[int, int] | None = None,
     dry_run: bool = False,
-) -> signal.Signals | None:
+) -> Stop | None:
     """Trains one stage until `train.num_steps`, continuing from its newest whole checkpoint.
 
     Args:
@@ -66,8 +64,8 @@ def train_stage(
       dry_run: print what would happen, then return; nothing is written.
 
     Returns:
-      None, or the signal that ended the run early, after it was saved. A compiler may then still
-      be at work in a thread of its own.
+      None, or how a signal ended the run early, after it was saved. A compiler may then still be at
+      work in a thread of its own.
 
     Raises:
       UserError: settings that do not fit the devices, the data or the checkpoint; no checkpoint
@@ -82,12 +80,20 @@ def train_stage(
         if is_main():
             print(line, flush=True)
 
+    def print_activity(text: str) -> None:
+        if text:
+            print_line(f"  {text}")
+
     # --- program, data ------------------------------------------------------------------------
     program = TrainProgram(stage, mesh, encoder.max_length)
     source = load_stage_source(config, name, "train")
     shapes = feed.picture_shapes(stage, source)
-    validation = Validation(stage, encoder, mesh, source)
-    feed.check_same_buckets([source, validation.source], agreement)
+    activities = Activities(vote, mesh)
+    activities.show_with(print_activity, 10.0)
+    validation = Validation(stage, encoder, mesh, source, activities)
+    sources = {"train": source, "held_out": validation.source}
+    data = feed.identify_data(sources, agreement)
+    feed.check_same_buckets(list(sources.values()), agreement)
     if not source.endless:
         check_covers(encoder, "train", len(source), "the training data has")
 
@@ -98,24 +104,33 @@ def train_stage(
     print_line(f"  held out    {validation.note}")
 
     directory = workdir / name
+    checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
+
+    def finish_saving() -> None:
+        with activities.doing("writing the last checkpoint"):
+            checkpoints.close()
+
     with contextlib.ExitStack() as resources:
         resources.enter_context(jax.set_mesh(mesh))
         if not dry_run:
-            resources.enter_context(explain_full_disk(directory))
+            resources.enter_context(explain_write_errors(directory))
         starting = resources.enter_context(contextlib.ExitStack())
         starting.enter_context(goodput.during("start"))
 
         # --- where to start: wrong input is refused before the compiler runs ------------------
-        restored = None
+        restored = lock = None
         if not dry_run:
-            directory.mkdir(parents=True, exist_ok=True)
-            checkpoints = Checkpoints(directory / "checkpoints", train.keep_checkpoints)
-            resources.callback(checkpoints.close)
+            make_directory(directory)
+            lock = lock_stage(directory, agreement, print_line)
+            if lock is not None:
+                resources.callback(lock.close)
+            checkpoints.check_names()
+            resources.callback(finish_saving)
             exported = agreement.from_main(exported_steps(directory / "ema", name))
             finished = resume.finished_step(checkpoints, stage, encoder)
             if finished is None or finished != exported:
                 restored = resume.newest_good(
-                    checkpoints, program.abstract_state, stage, encoder, print_line
+                    checkpoints, program.abstract_state, stage, encoder, data, print_line
                 )
             if restored is not None and restored.step != exported:
                 # A run that was killed while it saved has weights there of another step.
@@ -139,12 +154,14 @@ def train_stage(
             check_covers(encoder, "train", last, f"{train.num_steps:,} steps read")
 
         # --- compile --------------------------------------------------------------------------
-        with goodput.during("compile"):
-            step_programs = unless_stopped(
-                vote, lambda: {shape: program.compile(shape) for shape in shapes}
-            )
-        if step_programs is None:
-            return stop.received
+        compile_step = functools.partial(activities.compile, "the train step")
+        compile_gap = functools.partial(activities.compile, "the loss without captions")
+        try:
+            with goodput.during("compile"):
+                step_programs = {shape: program.compile(shape, compile_step) for shape in shapes}
+                gap_programs = {shape: program.compile_gap(shape, compile_gap) for shape in shapes}
+        except Stopped:
+            return Stop(signal=stop.received, stage=name, step=restored.step if restored else 0)
         needed = max(
             compiled.memory_analysis().temp_size_in_bytes for compiled in step_programs.values()
         )
@@ -174,7 +191,8 @@ def train_stage(
             progress.images_before = weights.images_seen
             note = f"starting from weights that saw {weights.images_seen:,} images"
         else:
-            state = program.init_state()
+            with activities.doing("drawing the first weights"):
+                state = program.init_state()
             note = "starting from scratch"
         # The first step reuses these buffers.
         del restored
@@ -204,13 +222,16 @@ def train_stage(
         remaining = itertools.islice(host_batches, train.num_steps - step)
         stream = feed.device_batches(remaining, encoder, rows)
         resources.callback(stream.close)
-        condition_gap = jax.jit(make_condition_gap(stage), out_shardings=replicated(mesh))
         rate_of = learning_rate(train)
+        state_size = summary.human_bytes(summary.bytes_per_device(state))
 
         # --- outputs --------------------------------------------------------------------------
-        previews = Previews(stage, source, encoder, mesh, key)
-        outputs = Outputs(directory, stage, encoder, mesh, checkpoints, step)
+        # Called after the bar is closed.
+        resources.callback(activities.show_with, print_activity, 10.0)
+        outputs = Outputs(directory, stage, encoder, mesh, checkpoints, data, step)
         resources.callback(outputs.close)
+        activities.show_with(outputs.busy, 1.0 if sys.stderr.isatty() else 10.0)
+        previews = Previews(stage, source, encoder, mesh, key, activities)
         window = Window(progress.open_window)
         left_out_items = LeftOutItems(progress, config.data.max_bad_share, agreement)
         skips = SkippedSteps(progress, train.max_skipped_steps, outputs.skipped)
@@ -225,7 +246,15 @@ def train_stage(
         def save() -> None:
             left_out_items.settle()
             progress.open_window = window.saved()
-            outputs.save(Saved(step=step, state=state, progress=progress))
+            if lock is not None:
+                lock.check()
+            with activities.doing(f"saving step {step:,} ({state_size})", kind="saving"):
+                outputs.save(Saved(step=step, state=state, progress=progress))
+
+        def save_here() -> None:
+            if step != outputs.saved_step:
+                skips.settle()
+                save()
 
         def due(every: int) -> bool:
             return every > 0 and (step % every == 0 or step == train.num_steps)
@@ -234,8 +263,15 @@ def train_stage(
         starting.close()
         while step < train.num_steps and vote.poll() is None:
             wait_start = time.perf_counter()
-            with goodput.during("data_wait"):
-                batch, left_out = next(stream)
+            try:
+                with goodput.during("data_wait"):
+                    batch, left_out = next(stream)
+            except Exception:
+                # The steps until now must not be lost. (Of several processes, the others wait for
+                # this one in the next step, and cannot save.)
+                if jax.process_count() == 1:
+                    save_here()
+                raise
             window.data_wait += time.perf_counter() - wait_start
             left_out_items.add(left_out, len(rows.local))
             with profile.step(step + 1):
@@ -257,7 +293,8 @@ def train_stage(
                 progress.last_loss = values.get("loss", progress.last_loss)
                 left_out_items.settle()
                 with window.paused(), goodput.during("evaluation"):
-                    gap = float(condition_gap(state.ema_params, batch, key))
+                    gap_program = gap_programs[batch.image.shape[1:3]]
+                    gap = float(gap_program(state.ema_params, batch, key))
                 updates = step - progress.skipped_steps
                 values |= {
                     "conditional_minus_unconditional_loss": gap,
@@ -271,7 +308,7 @@ def train_stage(
                 }
                 values |= utilization.values(values["images_per_second"])
             if validation and due(train.validate_every):
-                with window.paused(), goodput.during("evaluation"):
+                with window.paused(), goodput.during("evaluation"), contextlib.suppress(Stopped):
                     values |= validation(state.ema_params)
             if values:
                 outputs.scalars(step, values)
@@ -282,37 +319,10 @@ def train_stage(
                     if not progress.skipped_in_a_row or step == train.num_steps:
                         save()
             if due(train.preview_every):
-                with window.paused(), goodput.during("evaluation"):
+                with window.paused(), goodput.during("evaluation"), contextlib.suppress(Stopped):
                     outputs.pictures(step, previews(state.ema_params))
 
         # A run that is asked to stop is saved where it is.
-        if step != outputs.saved_step:
-            skips.settle()
-            save()
-        return vote.decide()
-
-
-def unless_stopped(vote: StopVote, function: Callable[[], Any]) -> Any:
-    """`function()`, or None as soon as there is a signal; its thread then runs on, unused.
-
-    Python handles a signal between two of its instructions, and compiling a large network is a
-    single one that takes many minutes. All processes wait until each has its result.
-    """
-    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        finished = bool(concurrent.futures.wait([future], timeout=0.1).done)
-        if finished and future.exception() is not None:
-            return future.result()
-        received, all_finished = vote.decide_with(finished)
-        if received is not None:
-            return None
-        if all_finished:
-            return future.result()
+        save_here()
+        received = vote.decide()
+        return None if received is None else Stop(signal=received, stage=name, step=step)

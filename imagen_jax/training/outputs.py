@@ -8,7 +8,10 @@ samples/
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import time
 from typing import Any
 
 import jax
@@ -17,6 +20,9 @@ from etils import epath
 from jax.sharding import Mesh
 
 from imagen_jax.config import to_json_dict
+from imagen_jax.data.identity import Identity
+from imagen_jax.errors import UserError
+from imagen_jax.files import is_remote
 from imagen_jax.parallel.distributed import is_main
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.pictures import save_png
@@ -28,6 +34,29 @@ from imagen_jax.training.logs import RunLog
 from imagen_jax.weights import artefact
 
 
+def make_directory(directory: epath.Path) -> None:
+    """Makes a stage's directory, and checks at once that all its parts can be written.
+
+    Raises:
+      UserError: a part cannot be written, or is a file instead of a directory or the reverse.
+      OSError: the directory cannot be made.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("", "checkpoints", "ema", "samples", "tensorboard", "metrics.jsonl"):
+        path = directory / name
+        if not path.exists():
+            continue
+        is_file = name == "metrics.jsonl"
+        if path.is_dir() == is_file:
+            what = "a directory, not a file" if is_file else "a file, not a directory"
+            raise UserError(f"{path} is {what}: move it away, or give another --workdir")
+        if not is_remote(path) and not os.access(path, os.W_OK):
+            raise UserError(
+                f"{path} cannot be written by this user: correct its permissions, or give another "
+                "--workdir"
+            )
+
+
 def export_ema(
     directory: epath.Path,
     stage: Stage,
@@ -35,9 +64,14 @@ def export_ema(
     mesh: Mesh,
     saved: Saved,
 ) -> None:
-    """Writes the EMA of a saved state to `directory/ema`, as sampling reads it."""
-    ema = jax.tree.map(lambda leaf: whole_on_main(leaf, mesh), saved.state.ema_params)
+    """Writes the EMA of a saved state to `directory/ema`, as sampling reads it.
+
+    One array at a time, so that the memory holds no copy of all the weights.
+    """
+    ema = saved.state.ema_params
     if not is_main():
+        for leaf in artefact.reading_order(ema):
+            whole_on_main(leaf, mesh)
         return
     training = {
         "steps": saved.step,
@@ -55,6 +89,7 @@ def export_ema(
         training,
         encoder.identity,
         encoder.tokenizer_hash,
+        read=lambda leaf: whole_on_main(leaf, mesh),
     )
 
 
@@ -76,6 +111,7 @@ class Outputs:
       encoder: identity and tokenizer are written beside the weights.
       mesh: the devices.
       checkpoints: of the stage.
+      data: identity of the pictures, by split.
       step: the step that the run continues from; later lines of the logs are dropped.
 
     Attributes:
@@ -89,6 +125,7 @@ class Outputs:
         encoder: TextSource,
         mesh: Mesh,
         checkpoints: Checkpoints,
+        data: dict[str, Identity],
         step: int,
     ):
         from tqdm import tqdm
@@ -97,6 +134,7 @@ class Outputs:
         self._stage = stage
         self._encoder, self._mesh = encoder, mesh
         self._checkpoints = checkpoints
+        self._data = data
         self._is_main = is_main()
         self._log = RunLog(directory, stage.name, step) if self._is_main else None
         self._bar = tqdm(
@@ -109,12 +147,28 @@ class Outputs:
             smoothing=0.05,
             disable=not self._is_main,
         )
+        self._logged = _AboveBar(self._bar)
         self._shown: dict[str, str] = {}
+        self._busy_since: float | None = None
         self.saved_step = step
 
     def advance(self) -> None:
         """One more step on the bar."""
         self._bar.update(1)
+
+    def busy(self, text: str) -> None:
+        """Shows on the bar what the run does beside its steps; "": the steps go on."""
+        if not self._is_main:
+            return
+        name, now = self._stage.name, time.time()
+        if text and self._busy_since is None:
+            self._busy_since = now
+        if not text and self._busy_since is not None:
+            # The bar estimates the end from the time of the steps.
+            self._bar.start_t += now - self._busy_since
+            self._bar.last_print_t += now - self._busy_since
+            self._busy_since = None
+        self._bar.set_description(f"{name}: {text}" if text else name)
 
     def print_line(self, line: str) -> None:
         """Prints a line above the bar."""
@@ -158,6 +212,8 @@ class Outputs:
         info = RunInfo(
             config=to_json_dict(self._stage.cascade),
             encoder=self._encoder.identity,
+            tokenizer=self._encoder.tokenizer_hash,
+            data=self._data,
             progress=saved.progress,
         )
         self._checkpoints.save(saved.step, saved.state, info)
@@ -168,6 +224,27 @@ class Outputs:
 
     def close(self) -> None:
         """Closes the files."""
+        self._logged.close()
         self._bar.close()
         if self._is_main:
             self._log.close()
+
+
+class _AboveBar(logging.Handler):
+    """Writes the warnings of this package above the bar instead of through it, until `close`."""
+
+    def __init__(self, bar: Any):
+        super().__init__()
+        self._bar = bar
+        self._logger = logging.getLogger("imagen_jax")
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._logger.removeHandler(self)
+        self._logger.propagate = True
+        super().close()

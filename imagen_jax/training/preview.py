@@ -20,9 +20,11 @@ from imagen_jax.diffusion.resize import downsample
 from imagen_jax.parallel.mesh import replicated
 from imagen_jax.parallel.placement import replicate
 from imagen_jax.pictures import labelled_grid
-from imagen_jax.sampling.loop import make_settings, picture_keys, sample_stage
+from imagen_jax.sampling.loop import make_settings, picture_keys
+from imagen_jax.sampling.stepwise import sample_programs
 from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
+from imagen_jax.training.activities import Activities
 from imagen_jax.types import Array, Batch, Params, normalize_image, to_uint8
 
 NUM_PICTURES = 8
@@ -39,6 +41,7 @@ class Previews:
       encoder: the frozen text encoder, on the mesh.
       mesh: the devices; each draws all pictures.
       key: of the noise in the pictures that x_hat is predicted from.
+      activities: show how far the drawing is.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Previews:
         encoder: TextSource,
         mesh: Mesh,
         key: Array,
+        activities: Activities,
     ):
-        self._stage, self._mesh, self._key = stage, mesh, key
+        self._stage, self._key, self._activities = stage, key, activities
         self._parts: list[_Part] = []
         number = 0
         items = spread_items(source, NUM_PICTURES)
@@ -58,27 +62,56 @@ class Previews:
             seeds = np.int32(stage.cascade.seed) + np.arange(
                 number, number + len(part), dtype=np.int32
             )
-            self._parts.append(_make_part(part, seeds, encoder, mesh))
+            self._parts.append(_make_part(part, seeds, stage.factor, encoder, mesh))
             number += len(part)
-        grid = make_x_hat_grid(stage)
-        self._grid = jax.jit(grid, out_shardings=replicated(mesh))
+        everywhere = replicated(mesh)
+        grid = jax.jit(make_x_hat_grid(stage), out_shardings=everywhere)
+        self._grid = activities.program("the preview", grid)
+        start, step = sample_programs(stage, everywhere)
+        self._start = activities.program("the noise of samples", start)
+        self._step = activities.program("the sampler", step)
 
     def __call__(self, params: Params) -> dict[str, np.ndarray]:
         """The pictures "x_hat" and "samples", `[H, W, 3]` uint8, for `params` (the EMA).
 
         Where there are several shapes the names end with the width and height, as "x_hat_80x56".
+
+        Raises:
+          Stopped: the run is to stop.
         """
         pictures = {}
         for part in self._parts:
             height, width = part.batch.image.shape[1:3]
             name = f"_{width}x{height}" if len(self._parts) > 1 else ""
             x_hat = np.asarray(self._grid(params, part.batch, self._key))
-            samples = sample_batch(self._stage, params, part.batch, part.seeds)
-            # Every process reads the result.
-            samples = np.asarray(jax.device_put(samples, replicated(self._mesh)))
+            samples = np.asarray(self._sample(params, part))
             pictures[f"x_hat{name}"] = tile(x_hat)
             pictures[f"samples{name}"] = labelled_grid(samples[:, None], part.captions)
         return pictures
+
+    def _sample(self, params: Params, part: _Part) -> Array:
+        """Samples `[B, H, W, 3]` uint8 for the captions, with the stage's own settings.
+
+        A super-resolution stage starts from the true pictures, down-sampled.
+        """
+        settings = make_settings(self._stage.config.sample)
+        shape = part.batch.image.shape[1:3]
+        state = self._start(part.keys, settings, shape=shape)
+        steps = range(settings.num_steps)
+        for index in self._activities.each("drawing samples", steps, len(steps)):
+            state = self._step(
+                params,
+                part.batch.text,
+                part.keys,
+                settings,
+                part.low_res,
+                state,
+                np.int32(index),
+                shape=shape,
+            )
+            # So that a signal need not wait for all the steps that would be queued.
+            jax.block_until_ready(state)
+        return to_uint8(state[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +120,13 @@ class _Part:
 
     batch: Batch
     captions: list[str]
-    seeds: Array
+    keys: Array
+    low_res: Array | None
 
 
-def _make_part(items: list[Item], seeds: np.ndarray, encoder: TextSource, mesh: Mesh) -> _Part:
+def _make_part(
+    items: list[Item], seeds: np.ndarray, factor: int, encoder: TextSource, mesh: Mesh
+) -> _Part:
     captions = [item.caption for item in items]
 
     def everywhere(array: np.ndarray) -> Array:
@@ -98,7 +134,16 @@ def _make_part(items: list[Item], seeds: np.ndarray, encoder: TextSource, mesh: 
 
     text = encoder.embed(encoder.prepare(captions), everywhere)
     image = everywhere(np.stack([item.image for item in items]))
-    return _Part(Batch(image=image, text=text), captions, everywhere(seeds))
+    make_keys = jax.jit(lambda seeds: picture_keys(seeds, 0), out_shardings=replicated(mesh))
+    make_small = jax.jit(
+        lambda image: downsample(normalize_image(image), factor), out_shardings=replicated(mesh)
+    )
+    return _Part(
+        batch=Batch(image=image, text=text),
+        captions=captions,
+        keys=make_keys(everywhere(seeds)),
+        low_res=make_small(image) if factor else None,
+    )
 
 
 def make_x_hat_grid(stage: Stage) -> Callable[[Params, Batch, Array], Array]:
@@ -136,22 +181,6 @@ def make_x_hat_grid(stage: Stage) -> Callable[[Params, Batch, Array], Array]:
         return to_uint8(jnp.concatenate([jnp.stack(rows), pairs.reshape(-1, *x.shape)]))
 
     return grid
-
-
-def sample_batch(stage: Stage, params: Params, batch: Batch, seeds: Array) -> Array:
-    """Samples `[B, H, W, 3]` uint8 for the captions of `batch` with the stage's own settings.
-
-    `seeds` `[B]` are of the noise. A super-resolution stage starts from the true pictures,
-    down-sampled.
-    """
-    low_res = None
-    if stage.factor:
-        low_res = downsample(normalize_image(batch.image), stage.factor)
-    settings = make_settings(stage.config.sample)
-    shape = batch.image.shape[1:3]
-    keys = picture_keys(seeds, 0)
-    x = sample_stage(stage, params, batch.text, keys, settings, low_res, shape)
-    return to_uint8(x)
 
 
 def tile(pictures: np.ndarray) -> np.ndarray:

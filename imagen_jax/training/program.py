@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ from imagen_jax.errors import UserError
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from imagen_jax.stage import Stage
+from imagen_jax.training.activities import compile_now
 from imagen_jax.training.optimizer import make_optimizer
 from imagen_jax.training.state import TrainState, abstract_state, init_state, state_from_params
-from imagen_jax.training.step import make_train_step
+from imagen_jax.training.step import make_condition_gap, make_train_step
 from imagen_jax.types import Array, Batch, Params, TextCond
 
 # Folded into a stage's key for its first parameters; steps fold in their number, from 0.
@@ -110,14 +112,32 @@ class TrainProgram:
                 self.abstract_state, self.abstract_batch(shape), self.abstract_key()
             )
 
-    def compile(self, shape: tuple[int, int] | None = None) -> jax.stages.Compiled:
+    def compile(
+        self,
+        shape: tuple[int, int] | None = None,
+        compiling: Callable[..., jax.stages.Compiled] = compile_now,
+    ) -> jax.stages.Compiled:
         """`(state, batch, key) -> (state, metrics)`; it cannot be recompiled by accident.
 
-        The state is donated.
+        The state is donated. `compiling(lower, options)` calls the compiler.
         """
-        return self.lower(shape).compile(
-            compiler_options=compiler_options(self.mesh.devices.flat[0])
-        )
+        return compiling(lambda: self.lower(shape), compiler_options(self.mesh.devices.flat[0]))
+
+    def compile_gap(
+        self,
+        shape: tuple[int, int] | None = None,
+        compiling: Callable[..., jax.stages.Compiled] = compile_now,
+    ) -> jax.stages.Compiled:
+        """`(params, batch, key) -> gap`, see `make_condition_gap`."""
+        jitted = jax.jit(make_condition_gap(self.stage), out_shardings=replicated(self.mesh))
+
+        def lower() -> jax.stages.Lowered:
+            with jax.set_mesh(self.mesh):
+                return jitted.lower(
+                    self.abstract_state.ema_params, self.abstract_batch(shape), self.abstract_key()
+                )
+
+        return compiling(lower)
 
     def init_state(self) -> TrainState:
         """A fresh state, each device making only its own shards."""

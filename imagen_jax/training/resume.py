@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 from typing import Any
 
 from imagen_jax.config import CascadeConfig, flatten, from_json_dict, to_json_dict
+from imagen_jax.data.identity import Identity, describe
 from imagen_jax.errors import UserError
 from imagen_jax.stage import Stage
 from imagen_jax.text.encoder import TextSource
@@ -19,7 +21,11 @@ CHANGEABLE = (
     "data.max_bad_share",
     "data.num_threads",
     "data.num_workers",
+    "data.if_changed",
+    # The identity of the pictures is compared, and the hash of the encoder.
     "data.path",
+    "data.mix.*.path",
+    "text.encoder",
     "data.embeddings",
     "mesh.*",
     "sample.*",
@@ -58,6 +64,7 @@ def newest_good(
     abstract: TrainState,
     stage: Stage,
     encoder: TextSource,
+    data: dict[str, Identity],
     print_line: Callable[[str], None],
 ) -> Saved | None:
     """Reads the newest undamaged checkpoint; moves damaged ones aside, with a warning.
@@ -66,6 +73,7 @@ def newest_good(
       checkpoints: of the stage.
       abstract: shapes and shardings of the state.
       stage, encoder: of the run that continues.
+      data: identity of its pictures, by split.
       print_line: prints a line.
 
     Returns:
@@ -73,7 +81,7 @@ def newest_good(
 
     Raises:
       UserError: all checkpoints are damaged (then none is moved), or the newest undamaged one
-        belongs to other settings.
+        belongs to other settings or pictures.
     """
     damaged: dict[int, str] = {}
     good: Saved | None = None
@@ -83,6 +91,7 @@ def newest_good(
             # Of older checkpoints only the metadata is read: Orbax needs it to save.
             if good is None:
                 check_same_settings(info, stage, encoder)
+                check_same_data(info.data, data, stage, print_line)
                 state = checkpoints.restore(step, abstract)
                 good = Saved(step=step, state=state, progress=info.progress)
         except DamagedCheckpoint as error:
@@ -104,6 +113,45 @@ def check_same_settings(info: RunInfo, stage: Stage, encoder: TextSource) -> Non
     check_same_run(info.config, stage.cascade, stage.name)
     what = f"the checkpoint of stage {stage.name!r}"
     check_same_encoder(what, info.encoder, stage.cascade, encoder)
+    if info.tokenizer and info.tokenizer != encoder.tokenizer_hash:
+        raise UserError(
+            f"{what} was trained with tokenizer {info.tokenizer[:12]}, but that of "
+            f"config.text.encoder={stage.cascade.text.encoder!r} is {encoder.tokenizer_hash[:12]}"
+        )
+
+
+def check_same_data(
+    saved: dict[str, Identity],
+    now: dict[str, Identity],
+    stage: Stage,
+    print_line: Callable[[str], None],
+) -> None:
+    """Compares the pictures of a checkpoint with those of the run that continues it.
+
+    Splits that one of the two did not read are not compared.
+
+    Raises:
+      UserError: they differ, and `data.if_changed` is "refuse"; if it is "warn", a line is printed.
+    """
+    config = stage.cascade.data
+    changes = [
+        f"  {split}: {describe(saved[split])} in the checkpoint, {describe(now[split])} now"
+        for split in saved.keys() & now.keys()
+        if saved[split] != now[split]
+    ]
+    if not changes:
+        return
+    what = f"the pictures in {config.path or config.source!r} are not those of the checkpoint"
+    if config.if_changed == "warn":
+        print_line(f"warning: {what}:\n" + "\n".join(sorted(changes)))
+        return
+    raise UserError(
+        f"{what}:\n"
+        + "\n".join(sorted(changes))
+        + "\nFiles were added, lost or changed (or cannot be read now), so that other pictures "
+        "would come at each place of the order, and held-out ones might be trained on. Restore the "
+        "set, or accept the new one with --config.data.if_changed=warn."
+    )
 
 
 def check_same_encoder(
@@ -152,6 +200,4 @@ def _relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _changeable(key: str) -> bool:
-    return any(
-        key.startswith(name[:-1]) if name.endswith("*") else key == name for name in CHANGEABLE
-    )
+    return any(fnmatch.fnmatchcase(key, name) for name in CHANGEABLE)

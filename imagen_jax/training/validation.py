@@ -7,6 +7,7 @@ mesh.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from imagen_jax.parallel.placement import BatchRows
 from imagen_jax.stage import Stage
 from imagen_jax.text.embedding_store import check_covers
 from imagen_jax.text.encoder import TextSource
+from imagen_jax.training.activities import Activities
 from imagen_jax.training.feed import device_batches
 from imagen_jax.training.step import (
     Draws,
@@ -45,6 +47,7 @@ class Validation:
       encoder: the frozen text encoder, on the mesh.
       mesh: the devices.
       train_source: the training data of the stage.
+      activities: show how far the validation is; they may end it.
 
     Attributes:
       note: the pictures of the validation, or why there is none, for the log.
@@ -57,14 +60,16 @@ class Validation:
         encoder: TextSource,
         mesh: Mesh,
         train_source: Source,
+        activities: Activities,
     ):
         train = stage.config.train
         self._encoder = encoder
         self._batch_size = train.batch_size
         self._rows = BatchRows(mesh, self._batch_size)
-        sums = make_validation_sums(stage)
+        self._activities = activities
         # Every process reads the result.
-        self._sums = jax.jit(sums, out_shardings=replicated(mesh))
+        sums = jax.jit(make_validation_sums(stage), out_shardings=replicated(mesh))
+        self._sums = activities.program("the validation", sums)
         self._stage, self._number = stage, 0
         self.source: Source | None = None
         if not train.validate_every:
@@ -86,19 +91,29 @@ class Validation:
 
     @functools.cached_property
     def _items(self) -> list[Item]:
-        items = spread_items(self.source, self._number)
+        items = self._activities.call(
+            "reading held-out pictures", lambda: spread_items(self.source, self._number)
+        )
         return [Item(crop(item.image, self._stage), item.caption) for item in items]
 
     def __bool__(self) -> bool:
         return self._number > 0
 
     def __call__(self, params: Params) -> dict[str, float | dict[str, float]]:
-        """The loss of `params` (the EMA), total and by log-SNR, as Python numbers."""
+        """The loss of `params` (the EMA), total and by log-SNR, as Python numbers.
+
+        Raises:
+          Stopped: the run is to stop.
+        """
+        numbers = list(self._numbers())
         batches = device_batches(self._host_batches(), self._encoder, self._rows)
-        sums = [
-            self._sums(params, batch, *rows)
-            for (batch, _), rows in zip(batches, self._numbers(), strict=True)
-        ]
+        sums = []
+        with contextlib.closing(batches):
+            for rows in self._activities.each("validating", numbers, len(numbers)):
+                batch, _ = next(batches)
+                sums.append(self._sums(params, batch, *rows))
+                # The batch before has been computed: few are queued when a signal comes.
+                jax.block_until_ready(sums[-2:-1])
         total = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *jax.device_get(sums))
         return {
             "validation_loss": float(total["bucket_loss"].sum() / len(self._items)),

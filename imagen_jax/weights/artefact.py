@@ -17,10 +17,11 @@ atomic step: a reader, or a process killed half-way, finds the old weights or th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from etils import epath
 
 from imagen_jax.config import CascadeConfig, to_json_dict
 from imagen_jax.errors import UserError
-from imagen_jax.files import write_atomically
+from imagen_jax.files import is_remote, temporary_beside, write_atomically
 from imagen_jax.types import Params
 from imagen_jax.version import __version__
+from imagen_jax.weights.tensor_file import file_order, write_tensors
 
 # 2: choices among the settings (sampler, optimizer, ...) are groups with a `kind`.
 FORMAT_VERSION = 3
@@ -103,16 +105,19 @@ def save_stage(
     tokenizer_hash: str,
     *,
     dtype: str = "float32",
+    read: Callable[[Any], np.ndarray] = np.asarray,
 ) -> epath.Path:
     """Writes or atomically replaces the artefact of one stage of a run.
 
     Args:
       directory: `workdir/<stage>/ema`; made if missing.
       stage_name: a stage of `cascade_config`.
-      ema_params: nested dict of arrays that this process can read in full.
+      ema_params: nested dict of arrays.
       training_summary: JSON-like, with at least the integers `steps` and `images_seen`.
       encoder_identity, tokenizer_hash: of the `TextEncoder` that the stage was trained with.
       dtype: "float32" or "float16".
+      read: gives the values of one of the arrays; called once for each, in the order of
+        `reading_order`. One array at a time is in memory.
 
     Returns: the path of the weights file.
 
@@ -121,9 +126,7 @@ def save_stage(
     """
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    data, record = _serialize(stage_name, ema_params, training_summary, dtype)
-    record["file"] = f"{stage_name}-{record['sha256'][:12]}.safetensors"
-    write_atomically(directory / record["file"], data)
+    record = _write_weights(directory, stage_name, ema_params, training_summary, dtype, read)
     _write_config(directory, cascade_config, encoder_identity, tokenizer_hash, {stage_name: record})
     # Older weights, and what a killed run was about to write.
     for pattern in (f"{stage_name}-*.safetensors", f".{stage_name}-*.tmp", f".{CONFIG_FILE}.*.tmp"):
@@ -131,6 +134,12 @@ def save_stage(
             if old.name != record["file"]:
                 old.unlink(missing_ok=True)
     return directory / record["file"]
+
+
+def reading_order(params: Params) -> list[Any]:
+    """The arrays of a nested dict in the order in which `save_stage` reads them."""
+    flat = flatten_params(params)
+    return [flat[name] for name in file_order(flat)]
 
 
 def save_cascade(
@@ -146,38 +155,50 @@ def save_cascade(
     records = {}
     for name, stage in artefact.stages.items():
         summary = stage.training | {"steps": stage.steps, "images_seen": stage.images_seen}
-        data, record = _serialize(name, stage.params, summary, dtype)
-        record["file"] = f"{name}.safetensors"
-        write_atomically(directory / record["file"], data)
-        records[name] = record
+        file = f"{name}.safetensors"
+        records[name] = _write_weights(directory, name, stage.params, summary, dtype, file=file)
     _write_config(
         directory, artefact.config, artefact.encoder_identity, artefact.tokenizer_hash, records
     )
 
 
-def _serialize(
-    stage_name: str, params: Params, summary: Mapping[str, Any], dtype: str
-) -> tuple[bytes, dict[str, Any]]:
-    """The content of a safetensors file and its record for `config.json`."""
-    from safetensors.numpy import save
+def _write_weights(
+    directory: epath.Path,
+    stage_name: str,
+    params: Params,
+    summary: Mapping[str, Any],
+    dtype: str,
+    read: Callable[[Any], np.ndarray] = np.asarray,
+    file: str | None = None,
+) -> dict[str, Any]:
+    """Writes a safetensors file and returns its record for `config.json`.
 
-    if dtype not in ("float16", "float32"):
-        raise UserError(f"weights are saved as float16 or float32, not {dtype!r}")
-    flat = {}
-    for path, value in flatten_params(params).items():
-        value = np.asarray(value)
-        with np.errstate(over="ignore"):
-            flat[path] = np.ascontiguousarray(value, dtype)
-        if np.isinf(flat[path]).any() and np.isfinite(value).all():
-            raise UserError(
-                f"{stage_name}: {path} has values beyond float16 (65504); save it as float32"
-            )
+    `file` is its name; None: one of its own, with the hash, so that no other file is replaced.
+    """
+    flat = flatten_params(params)
     # A single metadata entry: the order of several is not fixed, and the hash would change.
-    data = save(flat, metadata={"format": TENSOR_FORMAT})
-    return data, {
-        "sha256": hashlib.sha256(data).hexdigest(),
+    metadata = {"format": TENSOR_FORMAT}
+    # An object store cannot rename, but shows a file only once it is complete.
+    remote = is_remote(directory)
+    place = temporary_beside(directory / f"{stage_name}-weights")
+    if remote:
+        # The hash is not known before the file is written.
+        place = directory / (file or f"{stage_name}-{uuid.uuid4().hex[:12]}.safetensors")
+    try:
+        digest = write_tensors(place, flat, dtype, metadata, read)
+        if not remote:
+            place = place.replace(directory / (file or f"{stage_name}-{digest[:12]}.safetensors"))
+    except UserError as error:
+        place.unlink(missing_ok=True)
+        raise UserError(f"{stage_name}: {error}") from error
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
+    return {
+        "file": place.name,
+        "sha256": digest,
         "dtype": dtype,
-        "num_parameters": int(sum(value.size for value in flat.values())),
+        "num_parameters": sum(math.prod(value.shape) for value in flat.values()),
         "images_seen": int(summary["images_seen"]),
         "steps": int(summary["steps"]),
         "training": dict(summary),

@@ -39,6 +39,7 @@ TIMING = (
 def start(
     workdir: Path,
     file_limit: int | None = None,
+    open_files: int | None = None,
     cache: Path | None = None,
     devices: int = 1,
     flags: Sequence[str] = (),
@@ -51,6 +52,7 @@ def start(
     Args:
       workdir: of the run.
       file_limit: bytes that no file may exceed.
+      open_files: the most files that the process may have open, as `ulimit -n` sets it.
       cache: of compiled programs; by default that of the tests.
       devices: of the process.
       flags: further ones.
@@ -60,7 +62,10 @@ def start(
     """
 
     def limit_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if file_limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if open_files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
 
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -86,7 +91,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=limit_files if file_limit else None,
+        preexec_fn=limit_files if file_limit or open_files else None,
     )
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: other meshes, retention, unfinished saves, digests."""
 
 import json
+import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.errors import UserError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.parallel.sharding import tree_shardings
 from imagen_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, RunInfo
@@ -100,6 +103,26 @@ def test_the_newest_are_kept_and_found_again(tmp_path):
     again.close()
 
 
+def test_saves_leave_no_open_files_and_threads_behind(tmp_path):
+    state = state_on(make_mesh(MeshConfig()), 3)
+    checkpoints = Checkpoints(tmp_path, 2)
+
+    def count() -> int:
+        checkpoints.wait()
+        return len(os.listdir("/proc/self/fd")) + threading.active_count()
+
+    def save(steps: range) -> None:
+        for step in steps:
+            checkpoints.save(step, state, INFO)
+
+    save(range(5))
+    before = count()
+    save(range(5, 25))
+    # Each save would leave three files and a thread; a pool's threads come and go.
+    assert count() < before + 10
+    checkpoints.close()
+
+
 def test_a_save_that_was_cut_short_is_not_a_checkpoint(tmp_path):
     mesh = make_mesh(MeshConfig())
     checkpoints = Checkpoints(tmp_path, 2)
@@ -110,6 +133,32 @@ def test_a_save_that_was_cut_short_is_not_a_checkpoint(tmp_path):
     again = Checkpoints(tmp_path, 2)
     assert again.steps == [3]
     again.close()
+
+
+@pytest.mark.parametrize("name", ["7", "007", "\u0663", "99999999999999999999"])
+@pytest.mark.parametrize("kind", ["files of another script", "file", "dangling link"])
+def test_a_number_that_is_no_checkpoint_is_refused_and_kept(tmp_path, name, kind):
+    stranger = tmp_path / name
+    if kind == "file":
+        stranger.write_text("x")
+    elif kind == "dangling link":
+        stranger.symlink_to("/nowhere")
+    else:
+        stranger.mkdir()
+        (stranger / "model.pt").write_text("x")
+    with pytest.raises(UserError, match=f"{stranger} is not a checkpoint of this program"):
+        Checkpoints(tmp_path, 2).check_names()
+    assert os.path.lexists(stranger)
+
+
+def test_other_names_and_what_is_left_of_checkpoints_are_accepted(tmp_path):
+    for name in ("step_5", "1e3", "-1", "latest", "5.orbax-checkpoint-tmp", "4"):
+        (tmp_path / name).mkdir()
+    for name in ("5/state", "6/_CHECKPOINT_METADATA"):
+        (tmp_path / name).mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints.check_names()
+    assert checkpoints.steps == [6, 5, 4]
 
 
 def test_the_first_save_removes_what_a_cut_one_left(tmp_path):

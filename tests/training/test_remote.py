@@ -174,7 +174,7 @@ def test_weights_and_pictures_in_a_bucket(bucket):
     # One file of weights: the older one is gone.
     assert len([p for p in (bucket / "base" / "ema").iterdir() if p.suffix == ".safetensors"]) == 1
 
-    outputs = Outputs(bucket / "base", stage, encoder, mesh, Checkpoints(bucket / "c", 1), 0)
+    outputs = Outputs(bucket / "base", stage, encoder, mesh, Checkpoints(bucket / "c", 1), {}, 0)
     outputs.pictures(1, {"samples": np.zeros((8, 8, 3), np.uint8)})
     outputs.close()
     [picture] = (bucket / "base" / "samples").iterdir()

@@ -11,9 +11,12 @@ from test_checkpoint import abstract, state_on
 
 from imagen_jax.config import (
     CascadeConfig,
+    DataConfig,
     MeshConfig,
+    MixConfig,
     SampleConfig,
     StageConfig,
+    TextConfig,
     TrainConfig,
     to_json_dict,
 )
@@ -24,9 +27,15 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import open_stage
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.counters import Progress
-from imagen_jax.training.resume import check_same_run, finished_step, newest_good
+from imagen_jax.training.resume import (
+    check_same_data,
+    check_same_run,
+    check_same_settings,
+    finished_step,
+    newest_good,
+)
 
-ENCODER = SimpleNamespace(identity="e")
+ENCODER = SimpleNamespace(identity="e", tokenizer_hash="t")
 
 
 def cascade(**stage) -> CascadeConfig:
@@ -71,6 +80,7 @@ def newest(directory):
         abstract(state_on(mesh, 0), mesh),
         open_stage(cascade(), "base", 4),
         ENCODER,
+        {},
         lines.append,
     )
     return found, lines
@@ -248,3 +258,60 @@ def test_a_checkpoint_from_before_a_setting_existed_is_continued():
     for key in ("max_skipped_steps", "validate_every", "validation_images"):
         del saved["stages"]["base"]["train"][key]
     check_same_run(saved, cascade(), "base")
+
+
+def test_a_moved_encoder_and_moved_pictures_are_accepted():
+    # Their hash and their identity are compared instead.
+    mix = {"a": MixConfig(source="folder", path="old")}
+    saved = dataclasses.replace(cascade(), data=DataConfig(source="mix", mix=mix))
+    moved = dataclasses.replace(
+        saved,
+        text=TextConfig(encoder="/new/place/t5"),
+        data=DataConfig(source="mix", mix={"a": dataclasses.replace(mix["a"], path="new")}),
+    )
+    check_same_run(to_json_dict(saved), moved, "base")
+    info = RunInfo(config=to_json_dict(saved), encoder="e", tokenizer="t", progress=Progress())
+    stage = open_stage(moved, "base", 4)
+    check_same_settings(info, stage, ENCODER)
+    for other, words in (({"encoder": "x"}, "text encoder x"), ({"tokenizer": "y"}, "tokenizer y")):
+        with pytest.raises(UserError, match=f"{words}.*/new/place/t5"):
+            check_same_settings(dataclasses.replace(info, **other), stage, ENCODER)
+    # A checkpoint from before tokenizers were saved.
+    check_same_settings(dataclasses.replace(info, tokenizer=""), stage, ENCODER)
+
+
+SET = [{"pictures": 1200, "digest": "3f" * 32}]
+SMALLER = [{"pictures": 1199, "digest": "a7" * 32}]
+
+
+def compared(saved, now, if_changed="refuse") -> list[str]:
+    lines = []
+    data = DataConfig(source="folder", path="pictures", if_changed=if_changed)
+    stage = open_stage(dataclasses.replace(cascade(), data=data), "base", 4)
+    check_same_data(saved, now, stage, lines.append)
+    return lines
+
+
+def test_changed_pictures_are_refused_or_warned_of():
+    saved, now = {"train": SET, "held_out": SET}, {"train": SMALLER, "held_out": SET}
+    change = (
+        r"train: 1,200 pictures \(3f3f3f3f\) in the checkpoint, 1,199 pictures \(a7a7a7a7\) now"
+    )
+    with pytest.raises(
+        UserError, match=rf"'pictures' are not(.|\n)*{change}(.|\n)*if_changed=warn"
+    ):
+        compared(saved, now)
+    [line] = compared(saved, now, "warn")
+    assert line.startswith("warning") and "1,199 pictures" in line and "held_out" not in line
+
+
+@pytest.mark.parametrize(
+    "saved, now",
+    [
+        ({"train": SET}, {"train": SET, "held_out": SMALLER}),  # validation was switched on
+        ({}, {"train": SET}),  # an older checkpoint
+        ({"train": SET, "held_out": SET}, {"train": SET}),
+    ],
+)
+def test_only_what_both_have_read_is_compared(saved, now):
+    assert compared(saved, now) == []

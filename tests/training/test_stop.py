@@ -1,6 +1,7 @@
 """SIGTERM at any moment ends a run with status 0 without losing a step: real processes."""
 
 import signal
+import time
 
 import pytest
 from processes import assert_same_end, finish, records, start, wait_until
@@ -19,9 +20,40 @@ def test_sigterm_while_compiling_ends_at_once(tmp_path):
     process = start(tmp_path / "run", cache=tmp_path / "cache", num_steps=8)
     line_with(process, "held out")
     process.send_signal(signal.SIGTERM)
-    output = finish(process)
-    assert "compiled" not in output and "Stopped by SIGTERM" in output
+    # Nothing could be saved, which a scheduler must not take for success.
+    output = finish(process, status=128 + signal.SIGTERM)
+    assert "compiled" not in output
+    assert "Stopped by SIGTERM before the first step of stage base: there is nothing" in output
     assert not (tmp_path / "run" / "base" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("during", ["validating", "drawing samples", "compiling"])
+def test_sigterm_does_not_wait_for_validation_and_pictures(tmp_path, during):
+    # An empty cache, so that the compiler has to work. Each activity takes minutes as a whole.
+    slow = {
+        "validating": {"validate_every": 6, "validation_images": 20_000},
+        "drawing samples": {"preview_every": 6},
+        "compiling": {"preview_every": 6},
+    }[during]
+    process = start(
+        tmp_path / "run",
+        cache=tmp_path / "cache" if during == "compiling" else None,
+        flags=["--config.stages.base.sample.num_steps=20000"],
+        num_steps=1000,
+        save_every=500,
+        **slow,
+    )
+    seen = ""
+    while f"base: {during}" not in seen:
+        seen += process.stdout.read(1)
+        assert process.poll() is None, seen
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "Stopped by SIGTERM; all 6 steps of stage base are saved" in output
+    # The usual time between SIGTERM and SIGKILL.
+    assert time.monotonic() - begin < 30
+    assert [path.name for path in (tmp_path / "run/base/checkpoints").iterdir()] == ["6"]
 
 
 def test_sigterm_while_saving_and_while_training_loses_nothing(tmp_path):

@@ -20,6 +20,7 @@ from imagen_jax.models import EfficientUNetConfig, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import open_stage
 from imagen_jax.text.encoder import load_encoder
+from imagen_jax.training.activities import Activities
 from imagen_jax.training.step import BUCKETS
 from imagen_jax.training.validation import Validation
 
@@ -62,7 +63,7 @@ def validation(config, encoder, stage="base", mesh_config=None, devices=1):
     mesh = make_mesh(mesh_config or MeshConfig(), jax.devices()[:devices])
     stage = open_stage(config, stage, encoder.dim)
     source = load_source(config.data, "train", stage.config.resolution)
-    check = Validation(stage, encoder_on(mesh), mesh, source)
+    check = Validation(stage, encoder_on(mesh), mesh, source, Activities())
     return check, init_params(stage.network, jax.random.key(0))
 
 

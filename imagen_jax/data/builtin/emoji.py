@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -92,6 +93,10 @@ class EmojiSource:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        """The caption and size of each picture, see `Records`: another font has others."""
+        return ((f"{caption} {len(png)}", 1) for caption, png in self._items)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions of an item, without decoding its picture."""

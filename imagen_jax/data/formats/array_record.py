@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgpack
@@ -57,6 +58,9 @@ class PreparedRecords:
 
     def __len__(self) -> int:
         return len(self._store)
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        return ((shard.sha256, shard.count) for shard in self._store.manifest.shards)
 
     def stamps(self) -> np.ndarray:
         return record_stamps((shard.sha256, shard.count) for shard in self._store.manifest.shards)

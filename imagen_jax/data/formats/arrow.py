@@ -6,6 +6,7 @@ import collections
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import numpy as np
 
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.formats.fields import choose_image_field
-from imagen_jax.data.formats.files import file_stamp, find_files, folder_of, record_stamps
+from imagen_jax.data.formats.files import (
+    file_stamp,
+    find_files,
+    folder_of,
+    name_and_size,
+    record_stamps,
+)
 from imagen_jax.data.formats.tables import import_pyarrow, row_to_record
 from imagen_jax.data.parts import locate
 from imagen_jax.data.records import Record
@@ -76,6 +83,12 @@ class ArrowRecords:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        return (
+            (name_and_size(path, self.folder), table.num_rows)
+            for path, table in zip(self._paths, self._tables, strict=True)
+        )
 
     def stamps(self) -> np.ndarray:
         return record_stamps(

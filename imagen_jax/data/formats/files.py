@@ -89,6 +89,15 @@ def read_range(path: Path, offset: int, size: int, missing: str = "shard is gone
     return data
 
 
+def name_and_size(path: Path, folder: Path) -> str:
+    """The name of a file in `folder` and its size."""
+    name = os.path.relpath(path, folder)
+    try:
+        return f"{name} {path.stat().st_size}"
+    except OSError:
+        return f"{name} is gone"
+
+
 def file_stamp(path: Path, folder: Path) -> str:
     """A text that changes when a file changes, but not when the whole `folder` is moved."""
     name = os.path.relpath(path, folder)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from imagen_jax.data.formats.fields import clean_caption
-from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, record_stamps
+from imagen_jax.data.formats.files import EXTENSIONS, file_stamp, name_and_size, record_stamps
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem, hash01
 from imagen_jax.errors import UserError
@@ -80,6 +81,9 @@ class FolderRecords:
         file, caption = self._items[index]
         key = os.path.relpath(file, self.folder)
         return Record(key, self._read(file), (caption,))
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        return ((name_and_size(file, self.folder), 1) for file, _ in self._items)
 
     def stamps(self) -> np.ndarray:
         return record_stamps((file_stamp(file, self.folder), 1) for file, _ in self._items)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from imagen_jax.data.formats.files import (
     cache_paths,
     file_stamp,
+    name_and_size,
     read_range,
     record_stamps,
     write_cache,
@@ -55,11 +57,15 @@ class Index:
     """The stored index of one file; each row is read from disk when it is needed."""
 
     path: Path
+    # Of the file when it was indexed.
+    size: int
     stored: Path
     columns: int
     length: int
     left_out: int
     is_cut: bool
+    # Whether the file can be reached now.
+    is_reachable: bool
 
     def row(self, index: int) -> tuple[int, ...]:
         """Row `index`. Raises BadItem if the stored index is gone."""
@@ -78,11 +84,14 @@ class IndexedFiles:
     """The items of several indexed files, one file after the other.
 
     Attributes:
-      indices: of the files that can be read.
+      paths: of all files.
+      indices: of the files that can be read, or that could be when they were indexed: the items of
+        a file that is lost later keep their places.
       unreadable: the number of files that cannot be read.
       ends: for each index, the number of items up to its last one.
     """
 
+    paths: tuple[Path, ...]
     indices: tuple[Index, ...]
     unreadable: int
     ends: tuple[int, ...]
@@ -99,6 +108,16 @@ class IndexedFiles:
         """The file of an item, and the item's row in the index of that file."""
         number, row = locate(self.ends, index)
         return self.indices[number], row
+
+    def parts(self, folder: Path) -> Iterator[tuple[str, int]]:
+        """For each file its name and size, and its number of items, see `Records`."""
+        found = {index.path: index for index in self.indices}
+        for path in self.paths:
+            # A file that cannot be reached at the moment counts as it was.
+            if (index := found.get(path)) is not None:
+                yield f"{os.path.relpath(path, folder)} {index.size}", index.length
+            else:
+                yield name_and_size(path, folder), 0
 
     def stamps(self, folder: Path, settings: str) -> np.ndarray:
         """One stamp an item: `[len]` uint64, see `Records`.
@@ -139,7 +158,8 @@ def load_indices(
                 progress(done, len(missing))
     indices = tuple(index for index in found.values() if index is not None)
     ends = tuple(itertools.accumulate(index.length for index in indices))
-    return IndexedFiles(indices, len(paths) - len(indices), ends)
+    unreadable = sum(index is None or not index.is_reachable for index in found.values())
+    return IndexedFiles(tuple(paths), indices, unreadable, ends)
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -148,24 +168,40 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _load(path: Path, kind: str, columns: int) -> Index | None:
-    """The stored index of a file; None if there is none, or it is outdated or damaged."""
+    """The stored index of a file; None if there is none, or it is outdated or damaged.
+
+    That of a file that cannot be reached counts as up to date.
+    """
     for stored in cache_paths(path, kind):
         try:
             with open(stored, "rb") as file:
                 data = file.read(8 * _HEADER)
             stored_size = stored.stat().st_size
-            size_and_time = _size_and_time(path)
         except OSError:
             continue
+        try:
+            size_and_time = _size_and_time(path)
+        except OSError:
+            # The file is listed but cannot be reached at the moment. Its items keep their places.
+            size_and_time = None
         if len(data) < 8 * _HEADER:
             continue
         header = np.frombuffer(data, "<i8").tolist()
-        if header[:3] != [FORMAT, *size_and_time]:
+        if header[0] != FORMAT or (size_and_time and header[1:3] != [*size_and_time]):
             continue
         left_out, is_cut, length, stored_columns, extra = header[3:]
         is_whole = stored_size == 8 * (_HEADER + length * columns) + extra
         if is_whole and stored_columns == columns:
-            return Index(path, stored, columns, length, left_out, bool(is_cut))
+            return Index(
+                path=path,
+                size=header[1],
+                stored=stored,
+                columns=columns,
+                length=length,
+                left_out=left_out,
+                is_cut=bool(is_cut),
+                is_reachable=size_and_time is not None,
+            )
     return None
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,9 @@ class ParquetRecords:
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        return self._files.parts(self.folder)
 
     def stamps(self) -> np.ndarray:
         return self._files.stamps(self.folder, self._field)

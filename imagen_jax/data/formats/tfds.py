@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import numpy as np
 
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.formats.fields import captions_in_fields, choose_image_field, score_in_field
-from imagen_jax.data.formats.files import file_stamp, folder_of, read_range, record_stamps
+from imagen_jax.data.formats.files import (
+    file_stamp,
+    folder_of,
+    name_and_size,
+    read_range,
+    record_stamps,
+)
 from imagen_jax.data.formats.offsets import IndexedFiles, Table, load_indices
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
@@ -77,6 +84,14 @@ class TfdsRecords:
 
     def __len__(self) -> int:
         return len(self._source if self._files is None else self._files)
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        if self._files is not None:
+            return self._files.parts(self.folder)
+        # Only the reader knows which file holds an example.
+        files = sorted(path for path in self.folder.iterdir() if path.is_file())
+        sizes = [name_and_size(file, self.folder) for file in files]
+        return iter([(" ".join([self._config.split, *sizes]), len(self))])
 
     def stamps(self) -> np.ndarray:
         if self._files is not None:

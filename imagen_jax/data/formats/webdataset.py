@@ -10,6 +10,7 @@ import collections
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,9 @@ class TarRecords:
 
     def __len__(self) -> int:
         return len(self._shards)
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        return self._shards.parts(self.folder)
 
     def stamps(self) -> np.ndarray:
         return self._shards.stamps(self.folder, self._extension)

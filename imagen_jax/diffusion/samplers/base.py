@@ -154,14 +154,35 @@ def sample(
     if num_steps < 1:
         raise UserError(f"the grid has {grid.shape[0]} log-SNRs; a sampler needs at least 2")
 
-    def advance(state: tuple[Array, Any], inputs: tuple[Array, ...]) -> tuple[Any, None]:
-        z, carry = state
-        index, logsnr_t, logsnr_s = inputs
-        interval = Interval(index, logsnr_t, logsnr_s, index == num_steps - 1)
-        z_s, x_hat, carry = sampler.step(denoise, z, carry, interval, keys)
-        z = jnp.where(interval.is_last, x_hat, z_s)
-        return (z if hook is None else hook(z, x_hat, interval), carry), None
+    def step(state: tuple[Array, Any], index: Array) -> tuple[tuple[Array, Any], None]:
+        return advance(denoise, state, index, keys, grid, sampler, hook), None
 
-    steps = (jnp.arange(num_steps), grid[:-1], grid[1:])
-    (x_hat, _), _ = jax.lax.scan(advance, (z, sampler.init(z, grid)), steps)
+    start = z, sampler.init(z, grid)
+    (x_hat, _), _ = jax.lax.scan(step, start, jnp.arange(num_steps))
     return x_hat
+
+
+def advance(
+    denoise: Denoiser,
+    state: tuple[Array, Any],
+    index: Array,
+    keys: Array,
+    grid: Array,
+    sampler: Sampler,
+    hook: Hook | None = None,
+) -> tuple[Array, Any]:
+    """One step of `sample`.
+
+    Args:
+      state: z and the carry of the sampler before the step.
+      index: int32 scalar, the number of the step, from 0.
+      denoise, keys, grid, sampler, hook: see `sample`.
+
+    Returns:
+      z and the carry after the step; z is x_hat after the last one.
+    """
+    z, carry = state
+    interval = Interval(index, grid[index], grid[index + 1], index == grid.shape[0] - 2)
+    z_s, x_hat, carry = sampler.step(denoise, z, carry, interval, keys)
+    z = jnp.where(interval.is_last, x_hat, z_s)
+    return (z if hook is None else hook(z, x_hat, interval)), carry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from imagen_jax.data.builtin.icons.icon_set import Drawing, Icon, IconSet
 from imagen_jax.data.builtin.icons.key import IconKey
 from imagen_jax.data.builtin.icons.naming import style_name
 from imagen_jax.data.builtin.icons.render import check_renderer, render
-from imagen_jax.data.formats.files import file_stamp, folder_of, record_stamps
+from imagen_jax.data.formats.files import file_stamp, folder_of, name_and_size, record_stamps
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
 from imagen_jax.errors import UserError
@@ -108,6 +108,14 @@ class IconRecords:
     def head(self, index: int, size: int) -> bytes:
         del size  # a picture is drawn as a whole
         return self.record(index).image
+
+    def parts(self) -> Iterator[tuple[str, int]]:
+        files = {file for entry, _ in self._entries for file in entry.files}
+        sizes = {file: name_and_size(file, self.folder) for file in files}
+        return (
+            (" ".join((entry.icon.name, *(sizes[file] for file in entry.files))), 1)
+            for entry, _ in self._entries
+        )
 
     def stamps(self) -> np.ndarray:
         files = {file for entry, _ in self._entries for file in entry.files}
