@@ -22,6 +22,7 @@ CHANGEABLE = (
     "data.path",
     "data.embeddings",
     "mesh.*",
+    "wandb_project",
     "sample.*",
     "train.num_steps",
     "train.batch_size",
