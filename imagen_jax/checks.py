@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -15,15 +16,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raises UserError unless `value` is at least `minimum`."""
+    """Raises UserError unless `value` is at least `minimum` and finite."""
     if _is_number(value) and not value >= minimum:
         raise UserError(f"{name}={value} must be at least {minimum}")
+    _check_finite(name, value)
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raises UserError unless `value` is above 0."""
+    """Raises UserError unless `value` is above 0 and finite."""
     if _is_number(value) and not value > 0:
         raise UserError(f"{name}={value} must be positive")
+    _check_finite(name, value)
 
 
 def check_unit_interval(name: str, value: float) -> None:
@@ -44,6 +47,11 @@ def check_path_name(what: str, name: Any) -> None:
             f"{what} {brief(name)}: use 1 to 64 of the letters a-z and A-Z, digits, _ and -, since "
             "directories and files are named after it"
         )
+
+
+def _check_finite(name: str, value: float) -> None:
+    if _is_number(value) and not math.isfinite(value):
+        raise UserError(f"{name}={value} must be finite")
 
 
 def _is_number(value: Any) -> bool:

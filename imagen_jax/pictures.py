@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,9 +16,14 @@ from imagen_jax.files import write_atomically
 
 PADDING = 4
 FONT_SIZE = 14
+LINE_HEIGHT = FONT_SIZE + 4
 LABEL_LINES = 2
 # Smaller pictures of a grid are enlarged to at least half of this side in pixels.
 MIN_SIDE = 128
+# A grid of more pixels a side is written as pages, which show large pictures reduced to at most
+# this side.
+PAGE_SIDE = 4096
+REDUCED_SIDE = 256
 
 
 def save_png(
@@ -31,10 +37,11 @@ def save_png(
         mapping is written to a `.json` file beside the picture.
     """
     path = epath.Path(path)
-    write_atomically(path, encode_png(picture, metadata))
+    # The picture comes last: where it is, the rest is, too.
     if metadata is not None:
         text = printable(json.dumps(metadata, indent=2, ensure_ascii=False), keep_lines=True)
         write_atomically(path.with_suffix(".json"), text.encode("utf-8") + b"\n")
+    write_atomically(path, encode_png(picture, metadata))
 
 
 def encode_png(picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -> bytes:
@@ -51,13 +58,79 @@ def encode_png(picture: np.ndarray, metadata: Mapping[str, Any] | None = None) -
     return buffer.getvalue()
 
 
-def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class GridLine:
+    """A line of a grid: pictures of one row, all or, if they are too many for a line, a part.
+
+    Attributes:
+      row: whose pictures they are.
+      columns: the places of the pictures in the row.
+    """
+
+    row: int
+    columns: range
+
+
+@dataclasses.dataclass(frozen=True)
+class GridLayout:
+    """How many pictures are laid out; see `grid_layout`.
+
+    Attributes:
+      pages: the lines of each page.
+      reduction: whole factor by which pictures are reduced on a page.
+    """
+
+    pages: tuple[tuple[GridLine, ...], ...]
+    reduction: int
+
+
+def grid_layout(rows: int, columns: int, height: int, width: int) -> GridLayout:
+    """Lays out `rows` x `columns` pictures of a size on pages of at most about `PAGE_SIDE`."""
+    lines_here, columns_here = _fitting_on_page(height, width)
+    reduction = 1
+    if rows > lines_here or columns > columns_here:
+        reduction = max(1, -(-max(height, width) // REDUCED_SIDE))
+        lines_here, columns_here = _fitting_on_page(height // reduction, width // reduction)
+    lines = [
+        GridLine(row, range(start, min(start + columns_here, columns)))
+        for row in range(rows)
+        for start in range(0, columns, columns_here)
+    ]
+    starts = range(0, len(lines), lines_here)
+    return GridLayout(tuple(tuple(lines[i : i + lines_here]) for i in starts), reduction)
+
+
+def _fitting_on_page(height: int, width: int) -> tuple[int, int]:
+    """Lines and columns of pictures of a size that fit on a page, each at least 1."""
+    factor = _enlargement(height, width)
+    line = height * factor + 2 * PADDING + LABEL_LINES * LINE_HEIGHT
+    column = width * factor + PADDING
+    return max(1, PAGE_SIDE // line), max(1, PAGE_SIDE // column)
+
+
+def reduced(picture: np.ndarray, factor: int) -> np.ndarray:
+    """`[H, W, 3]` uint8 as `[H // factor, W // factor, 3]`: means of squares."""
+    if factor == 1:
+        return picture
+    from PIL import Image
+
+    height, width = (side // factor * factor for side in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture[:height, :width]).reduce(factor))
+
+
+def _enlargement(height: int, width: int) -> int:
+    return max(1, MIN_SIDE // min(height, width))
+
+
+def labelled_grid(
+    pictures: np.ndarray | Sequence[Sequence[np.ndarray]], labels: Sequence[str]
+) -> np.ndarray:
     """One row of pictures per label, the label above its row.
 
     Small pictures are enlarged by a whole factor without smoothing, so that labels fit.
 
     Args:
-      pictures: `[rows, columns, H, W, 3]` uint8.
+      pictures: rows of `[H, W, 3]` uint8, all of one size; a row may be shorter than others.
       labels: one per row; any text, cut to two lines.
 
     Returns:
@@ -65,27 +138,27 @@ def labelled_grid(pictures: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """
     from PIL import Image, ImageDraw
 
-    rows, columns, height, width, _ = pictures.shape
-    factor = max(1, MIN_SIDE // min(height, width))
-    pictures = pictures.repeat(factor, axis=2).repeat(factor, axis=3)
+    height, width = pictures[0][0].shape[:2]
+    columns = max(len(row) for row in pictures)
+    factor = _enlargement(height, width)
     height, width = height * factor, width * factor
     font = _font()
-    line_height = FONT_SIZE + 4
     texts = [
         _wrap(printable(label), columns * (width + PADDING) - PADDING, font) for label in labels
     ]
-    label_heights = [len(lines) * line_height for lines in texts]
-    total_height = rows * (height + 2 * PADDING) + sum(label_heights) + PADDING
+    label_heights = [len(lines) * LINE_HEIGHT for lines in texts]
+    total_height = len(texts) * (height + 2 * PADDING) + sum(label_heights) + PADDING
     canvas = Image.new("RGB", (columns * (width + PADDING) + PADDING, total_height), "white")
     draw = ImageDraw.Draw(canvas)
     y = PADDING
-    for row, lines in enumerate(texts):
+    for row, lines in zip(pictures, texts, strict=True):
         for line in lines:
             draw.text((PADDING, y), line, fill="black", font=font)
-            y += line_height
-        for column in range(columns):
+            y += LINE_HEIGHT
+        for column, picture in enumerate(row):
             x = PADDING + column * (width + PADDING)
-            canvas.paste(Image.fromarray(pictures[row, column]), (x, y))
+            large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+            canvas.paste(Image.fromarray(large), (x, y))
         y += height + 2 * PADDING
     return np.asarray(canvas)
 

@@ -198,3 +198,18 @@ def test_the_command_line_may_choose_another_kind():
     values.stages.base.sample.sampler.eta = 0.5
     with pytest.raises(UserError, match=r"unknown config key .*sampler.eta"):
         from_config_dict(values, [*changed, "stages.base.sample.sampler.eta"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"min_side": float("inf")}}, "min_side=inf must be finite"),
+        (
+            {"stages": {"base": {"train": {"learning_rate": float("inf")}}}},
+            "learning_rate=inf must be finite",
+        ),
+    ],
+)
+def test_infinite_settings_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        from_json_dict({"stages": {"base": {}}, **change})

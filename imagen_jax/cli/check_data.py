@@ -32,15 +32,25 @@ def define_flags(flags: FlagValues) -> None:
     """Defines the flags of this command."""
     DEFINE_string("stage", None, "The stage to be trained. Default: the first.", flag_values=flags)
     DEFINE_string("out", "outputs/check_data.html", "File for the page.", flag_values=flags)
-    DEFINE_integer("num_items", 10_000, "Items to look at, at most.", flag_values=flags)
-    DEFINE_float("seconds", 5.0, "How long the loader is timed.", flag_values=flags)
+    DEFINE_integer(
+        "num_items", 10_000, "Items to look at, at most.", lower_bound=1, flag_values=flags
+    )
+    DEFINE_float(
+        "seconds", 5.0, "How long the loader is timed.", lower_bound=0.1, flag_values=flags
+    )
     DEFINE_float(
         "images_per_second",
         None,
         "What the train step of the stage consumes on all devices, to compare the loader with.",
         flag_values=flags,
     )
-    DEFINE_integer("num_devices", 1, "Devices that consume --images_per_second.", flag_values=flags)
+    DEFINE_integer(
+        "num_devices",
+        1,
+        "Devices that consume --images_per_second.",
+        lower_bound=1,
+        flag_values=flags,
+    )
     DEFINE_bool(
         "measure_step",
         False,

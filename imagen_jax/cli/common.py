@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import faulthandler
+import math
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 from absl import logging
-from absl.flags import FlagValues
+from absl.flags import EnumParser, FlagValues
 
 from imagen_jax.cli import config_flag
 from imagen_jax.errors import UserError
@@ -71,12 +72,29 @@ def run(
 
 
 def setup_jax() -> None:
-    """Keeps compiled programs between runs, unless the user chose a place for them."""
+    """Keeps compiled programs between runs, unless the user chose a place for them.
+
+    Called before JAX looks for devices.
+    """
     import jax
 
+    silence_libtpu()
     if not jax.config.jax_compilation_cache_dir:
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(root, "imagen_jax"))
+
+
+def silence_libtpu() -> None:
+    """Keeps libtpu from printing errors where it is installed and there is no TPU.
+
+    JAX then tries the TPU, fails and goes on with the other devices.
+    """
+    # Set by JAX, when it is imported, on machines without TPU chips.
+    if os.environ.get("TPU_SKIP_MDS_QUERY") != "1":
+        return
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
 
 def _parse(flags: FlagValues, arguments: Sequence[str]) -> CascadeConfig | None:
@@ -85,6 +103,7 @@ def _parse(flags: FlagValues, arguments: Sequence[str]) -> CascadeConfig | None:
     try:
         # The command's own flags first: loading a config takes seconds.
         rest = flags([_PROGRAM, *arguments], known_only=True)
+        _check_finite(flags)
         _refuse_unknown(flags, rest)
         config_flag.define(flags, rest)
         unparsed = flags(rest)[1:]
@@ -115,21 +134,40 @@ def _refuse_unknown(flags: FlagValues, arguments: Sequence[str]) -> None:
 
 
 def _explain(flags: FlagValues, error: Exception) -> str:
-    """An error of the flags' parsers in one line."""
+    """An error of the flags' parsers in one line, worded as our own."""
     cause = error.__context__
     if isinstance(cause, UserError):
         return str(cause)
     text = " ".join(str(error).split()).removeprefix("flag ")
     if group := re.match(r"(--[\w.]+)=(.*): Failed to parse .* as a ConfigDict", text):
         return f"{group[1]} is a group of settings; set one of them, such as {group[1]}.KEY=..."
+    if missing := re.search(r"Missing value for flag (--[\w.]+)", text):
+        return f"{missing[1]} has no value; flags are written --name=value"
+    if unknown := re.match(r"Unknown command line flag '(?:no)?(config\.[\w.]+)'", text):
+        return f"--no{unknown[1]}: only settings that are true or false take --no"
+    if "flagfile" in text:
+        return f"--flagfile cannot be read: {text.rpartition('] ')[2]}"
     name = text.removeprefix("--").partition("=")[0]
     if name in flags:
-        kind = flags[name].parser.syntactic_help
+        parser = flags[name].parser
+        kind = parser.syntactic_help
         if flags[name].flag_type() == "bool":
             kind = "true or false"
+        if isinstance(parser, EnumParser):
+            return f"{text.partition(': ')[0]} must be one of {', '.join(parser.enum_values)}"
+        if kind.startswith("number"):
+            kind = f"a {kind}"
         if kind:
             return f"{text.removesuffix(f': {cause}')} must be {kind}"
     return text
+
+
+def _check_finite(flags: FlagValues) -> None:
+    """Raises UserError for nan and infinities, which absl's bounds let through."""
+    for name in flags:
+        value = flags[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value} must be finite")
 
 
 def _help(about: str, flags: FlagValues) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +34,9 @@ def find(text: str) -> str:
     match = re.fullmatch(r"(?:configs/)?(\w+)(?:\.py)?", text)
     if match and (PACKAGED / f"{match[1]}.py").is_file():
         return str(PACKAGED / f"{match[1]}.py")
+    problem = "is a directory" if text and Path(text).is_dir() else "does not exist"
     raise UserError(
-        f"--config={text} does not exist; give a file or the name of a packaged config: "
+        f"--config={text} {problem}; give a file or the name of a packaged config: "
         f"{', '.join(packaged_names())}"
     )
 
@@ -121,24 +120,12 @@ class _ConfigParser(absl_flags.ArgumentParser):
 
 def _load(file: str) -> ml_collections.ConfigDict:
     """The result of the file's `get_config()`. Raises UserError, which names the line."""
+    from imagen_jax.config import read_config_file
+
     try:
-        namespace = runpy.run_path(file)
-        if "get_config" not in namespace:
-            raise UserError(f"--config={file} defines no get_config()")
-        config = namespace["get_config"]()
-    except UserError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == file]
-        where = f"{file}, line {lines[-1]}" if lines else file
-        raise UserError(f"--config: {where}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(
-            f"--config={file}: get_config() returned {type(config).__name__}; it must return "
-            "to_config_dict(CascadeConfig(...))"
-        )
-    return config
+        return read_config_file(file)
+    except UserError as error:
+        raise UserError(f"--config: {error}") from error
 
 
 def _check_groups(config: ml_collections.ConfigDict, key: str) -> None:

@@ -46,7 +46,9 @@ def define_flags(flags: FlagValues) -> None:
     DEFINE_enum(
         "dtype", "bfloat16", ["bfloat16", "float32"], "Of the written weights.", flag_values=flags
     )
-    DEFINE_float("shard_gb", 4.0, "Size of the largest file in GB.", flag_values=flags)
+    DEFINE_float(
+        "shard_gb", 4.0, "Size of the largest file in GB.", lower_bound=0.001, flag_values=flags
+    )
 
 
 def convert_and_list(flags: FlagValues, config: CascadeConfig | None) -> None:

@@ -42,15 +42,21 @@ def define_flags(flags: FlagValues) -> None:
         "num_items",
         None,
         "Training items to encode. Default: all. Needed for endless sources.",
+        lower_bound=1,
         flag_values=flags,
     )
     DEFINE_integer(
-        "batch_size", 64, "Captions per batch, over the devices of this process.", flag_values=flags
+        "batch_size",
+        64,
+        "Captions per batch, over the devices of this process.",
+        lower_bound=1,
+        flag_values=flags,
     )
     DEFINE_integer(
         "shard_size",
         4096,
         "Items per shard. A process that is killed loses at most one shard of work.",
+        lower_bound=1,
         flag_values=flags,
     )
     DEFINE_bool(
@@ -155,10 +161,6 @@ def caption_set(flags: FlagValues, config: CascadeConfig):
             f"config.data.source={config.data.source!r} is endless: give --num_items, the steps "
             "times the batch size of the longest run"
         )
-    for name in ("num_items", "shard_size"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}={value} must be at least 1")
     validated = max(stage.train.validation_images for stage in config.stages.values())
     return CaptionSet(
         name=config.data.source,

@@ -14,6 +14,7 @@ docs/evaluation.md explains the report.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from absl.flags import DEFINE_integer, DEFINE_string, FlagValues
 
 from imagen_jax.cli import common, config_flag
 from imagen_jax.cli.sampling_flags import (
+    check_sampling_flags,
     define_sampling_flags,
     override,
     sampling_flag_values,
@@ -53,11 +55,12 @@ def define_flags(flags: FlagValues) -> None:
     DEFINE_string(
         "data_path", None, "Path of the data, if it was moved since training.", flag_values=flags
     )
-    DEFINE_integer("num_prompts", 1000, "Prompts in all.", flag_values=flags)
+    DEFINE_integer("num_prompts", 1000, "Prompts in all.", lower_bound=1, flag_values=flags)
     DEFINE_integer(
         "num_true",
         200,
         "True pictures that super-resolution enlarges; they belong to the first prompts.",
+        lower_bound=1,
         flag_values=flags,
     )
     DEFINE_string(
@@ -66,7 +69,7 @@ def define_flags(flags: FlagValues) -> None:
         "Stages to run, such as base,sr64. Default: all. sr64 alone enlarges true pictures.",
         flag_values=flags,
     )
-    DEFINE_integer("batch_size", None, "Pictures drawn at once.", flag_values=flags)
+    DEFINE_integer("batch_size", None, "Pictures drawn at once.", lower_bound=1, flag_values=flags)
     DEFINE_string(
         "out",
         "outputs/evaluation",
@@ -92,6 +95,7 @@ def evaluate(flags: FlagValues, config: CascadeConfig | None) -> None:
     if Path(flags.out).exists() and not Path(flags.out).is_dir():
         raise UserError(f"--out={flags.out} is a file; give a directory")
     weights = parse_weights(flags.sweep_guidance)
+    check_sampling_flags(sampling_flag_values(flags))
     from imagen_jax.evaluation.compare import compare, read_report, text_comparison
 
     other = read_report(flags.compare) if flags.compare else None
@@ -136,11 +140,14 @@ def parse_weights(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(weight) for weight in text.split(",")]
+        weights = [float(weight) for weight in text.split(",")]
     except ValueError as error:
         raise UserError(
             f"--sweep_guidance={text} is not a list of numbers, such as 1,3,5"
         ) from error
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"--sweep_guidance={text}: the weights must be finite")
+    return weights
 
 
 def _chain(cascade, stages: str | None) -> list[str]:

@@ -67,6 +67,7 @@ def define_flags(flags: FlagValues) -> None:
         "text_dim",
         None,
         "Width of the text embeddings. Default: that of the config's encoder.",
+        lower_bound=1,
         flag_values=flags,
     )
     DEFINE_float(
@@ -121,10 +122,7 @@ def prepare_environment() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    # Without these the compiler prints what it did not find on this machine.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    common.silence_libtpu()
 
     import jax
 

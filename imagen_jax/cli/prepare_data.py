@@ -48,18 +48,23 @@ def define_flags(flags: FlagValues) -> None:
         "Directory of the store. A conversion that was interrupted there continues.",
         flag_values=flags,
     )
-    DEFINE_integer("max_items", 0, "Convert only the first items. 0: all.", flag_values=flags)
+    DEFINE_integer(
+        "max_items", 0, "Convert only the first items. 0: all.", lower_bound=0, flag_values=flags
+    )
     DEFINE_integer(
         "image_size",
         64,
         "Side of drawn pictures (shapes, emoji, icons), and the resolution for "
         "config.data.min_side.",
+        lower_bound=1,
         flag_values=flags,
     )
-    DEFINE_integer("shard_size", 10_000, "Items per shard.", flag_values=flags)
-    DEFINE_integer("num_threads", 4, "Threads that read.", flag_values=flags)
-    DEFINE_integer("process_index", 0, "Number of this process, from 0.", flag_values=flags)
-    DEFINE_integer("process_count", 1, "Number of processes.", flag_values=flags)
+    DEFINE_integer("shard_size", 10_000, "Items per shard.", lower_bound=1, flag_values=flags)
+    DEFINE_integer("num_threads", 4, "Threads that read.", lower_bound=1, flag_values=flags)
+    DEFINE_integer(
+        "process_index", 0, "Number of this process, from 0.", lower_bound=0, flag_values=flags
+    )
+    DEFINE_integer("process_count", 1, "Number of processes.", lower_bound=1, flag_values=flags)
     DEFINE_string(
         "runner",
         None,

@@ -3,6 +3,8 @@
     python sample.py --config=configs/shapes.py --prompts="a red circle" --out=out
     python sample.py --workdir=runs/shapes --prompts="a red circle" --prompts="a blue star"
 
+Pictures are written as they are drawn. If it is interrupted, the same command continues it.
+
 Sampling settings come from --config, else from the weights. --num_steps, --guidance_weight and the
 like replace them, for all stages (--num_steps=50) or by stage (--num_steps=base=50,sr64=20).
 """
@@ -15,10 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl.flags import DEFINE_integer, DEFINE_multi_string, DEFINE_string, FlagValues
+from absl.flags import (
+    DEFINE,
+    ArgumentParser,
+    DEFINE_integer,
+    DEFINE_multi_string,
+    DEFINE_string,
+    FlagValues,
+)
+from etils import epath
 
+from imagen_jax.aspect import SQUARE, parse_aspect
 from imagen_jax.cli import common, config_flag
 from imagen_jax.cli.sampling_flags import (
+    check_sampling_flags,
     define_sampling_flags,
     override,
     sampling_flag_values,
@@ -39,7 +51,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status, see `common.run`."""
-    interrupted = "Interrupted; no picture is written."
+    interrupted = "Interrupted. The pictures drawn so far are kept; the same command continues."
     return common.run(__doc__, define_flags, sample, arguments, interrupted)
 
 
@@ -49,8 +61,15 @@ def define_flags(flags: FlagValues) -> None:
     define_text_encoder_flag(flags)
     DEFINE_multi_string("prompts", [], "A prompt. May be repeated.", flag_values=flags)
     DEFINE_string("prompts_file", None, "File with one prompt per line.", flag_values=flags)
-    DEFINE_integer("num_images", 4, "Pictures per prompt.", flag_values=flags)
-    DEFINE_integer("seed", 0, "Seed of each prompt's first picture.", flag_values=flags)
+    DEFINE_integer("num_images", 4, "Pictures per prompt.", lower_bound=1, flag_values=flags)
+    DEFINE_integer(
+        "seed",
+        0,
+        "Seed of each prompt's first picture.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+        flag_values=flags,
+    )
     DEFINE_string(
         "stages", None, "Stages to run, such as base,sr64. Default: all.", flag_values=flags
     )
@@ -60,15 +79,34 @@ def define_flags(flags: FlagValues) -> None:
         "Enlarge the picture in this file instead of drawing one.",
         flag_values=flags,
     )
-    DEFINE_string(
+    DEFINE(
+        _AspectParser(),
         "aspect",
-        "1:1",
+        SQUARE,
         "Width to height, such as 3:2: one of those that the stages were trained in.",
         flag_values=flags,
     )
-    DEFINE_integer("batch_size", None, "Pictures drawn at once.", flag_values=flags)
-    DEFINE_string("out", "outputs", "Directory for the pictures.", flag_values=flags)
+    DEFINE_integer("batch_size", None, "Pictures drawn at once.", lower_bound=1, flag_values=flags)
+    DEFINE_string(
+        "out",
+        None,
+        "Directory for the pictures. Other pictures in it are not overwritten. Default: "
+        "outputs/NAME, where NAME begins with the first prompt and is another one for other "
+        "prompts, settings or weights.",
+        flag_values=flags,
+    )
     define_sampling_flags(flags)
+
+
+class _AspectParser(ArgumentParser):
+    """Refuses what is no aspect ratio; the text stays as it is."""
+
+    def parse(self, argument: str) -> str:
+        parse_aspect(argument, "--aspect")
+        return argument
+
+    def flag_type(self) -> str:
+        return "string"
 
 
 def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
@@ -79,42 +117,53 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
         if flags.low_res_image is None:
             raise UserError('no prompt is given: add --prompts="..." or --prompts_file=FILE')
         prompts = [""]
-    out = Path(flags.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file; give a directory")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be made: {error.strerror}") from error
+    if flags.low_res_image is not None and not epath.Path(flags.low_res_image).exists():
+        raise UserError(f"--low_res_image={flags.low_res_image} does not exist")
+    if flags.out is not None and Path(flags.out).exists() and not Path(flags.out).is_dir():
+        raise UserError(f"--out={flags.out} is a file; give a directory")
+    check_sampling_flags(sampling_flag_values(flags))
 
     artefact = find_weights(config_flag.path(flags), config, flags.workdir, flags.weights)
-    stages = None if flags.stages is None else [name.strip() for name in flags.stages.split(",")]
     settings = override(
         sampling_flag_values(flags), artefact.config, sampling_settings(config, artefact)
     )
 
-    from imagen_jax.sampling import Cascade
+    from imagen_jax.files import explain_full_disk
+    from imagen_jax.progress import progress_bar
+    from imagen_jax.sampling import Cascade, PictureFolder, Request
+    from imagen_jax.sampling.request import picture_seeds
 
     common.setup_jax()
     _describe(artefact)
     cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config))
-    chain = cascade.chain(stages, flags.low_res_image is not None)
-    start = time.perf_counter()
-    result = cascade(
-        prompts,
-        num_images=flags.num_images,
-        seed=flags.seed,
-        stages=chain,
-        low_res_image=flags.low_res_image,
-        aspect=flags.aspect,
+    chain = cascade.chain(flags.stages, flags.low_res_image is not None)
+    request = Request(
+        prompts=tuple(prompts),
+        seeds=picture_seeds(flags.seed, None, flags.num_images),
         settings={name: settings[name] for name in chain},
+        aspect=flags.aspect,
+        low_res=cascade.low_res_picture(flags.low_res_image, chain, flags.aspect),
         batch_size=flags.batch_size,
-        progress=True,
     )
+    cascade.shapes(chain, flags.aspect)  # before the directory is made
+    origin = cascade.origin(request)
+    out = Path(flags.out or Path("outputs") / origin.directory_name())
+    folder = PictureFolder(out, origin)
+    last = chain[-1]
+    before = sum(folder.has(last, row) for row in range(request.total))
+    if before:
+        print(f"{before:,} of {request.total:,} pictures in {out}/ were drawn before")
+    start = time.perf_counter()
+    with explain_full_disk(folder.path):
+        with progress_bar() as show:
+            cascade.draw(request, folder, show)
+        grids = folder.write_grids()
     seconds = time.perf_counter() - start
-    grids = result.save(out)
-    count = sum(len(pictures) for pictures in result.images.values())
-    print(f"{count} pictures in {seconds:.0f} s, in {out}/. Look at {grids[-1]}")
+    drawn = request.total - before
+    pictures = "1 picture" if drawn == 1 else f"{drawn:,} pictures"
+    stages = f" (each by the stages {', '.join(chain)})" if len(chain) > 1 else ""
+    first = next(grid for grid in grids if grid.name.startswith(f"grid_{last}"))
+    print(f"{pictures}{stages} in {seconds:.0f} s, in {out}/. Look at {first}")
 
 
 def read_prompts(given: Sequence[str], path: str | None) -> list[str]:

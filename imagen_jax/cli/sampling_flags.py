@@ -6,10 +6,11 @@ A value is for all stages (`--num_steps=50`) or by stage (`--num_steps=base=50,s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl.flags import DEFINE_string, FlagValues
+from absl.flags import DEFINE, ArgumentParser, FlagValues
 
 from imagen_jax.errors import UserError
 
@@ -60,7 +61,21 @@ SAMPLING_FLAGS = {
 def define_sampling_flags(flags: FlagValues) -> None:
     """Defines `SAMPLING_FLAGS`."""
     for name, flag in SAMPLING_FLAGS.items():
-        DEFINE_string(name, None, flag.help, flag_values=flags)
+        DEFINE(_ValueParser(name), name, None, flag.help, flag_values=flags)
+
+
+class _ValueParser(ArgumentParser):
+    """Refuses what is no value of the flag, whatever the stages are; the text stays as it is."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def parse(self, argument: str) -> str:
+        _split(self._name, argument, SAMPLING_FLAGS[self._name].type)
+        return argument
+
+    def flag_type(self) -> str:
+        return "string"
 
 
 def sampling_flag_values(flags: FlagValues) -> dict[str, str | None]:
@@ -105,28 +120,79 @@ def override(
     return merged
 
 
+def check_sampling_flags(given: Mapping[str, str | None]) -> None:
+    """Refuses values that are out of range whatever the weights are, before those are read.
+
+    Args:
+      given: see `override`.
+
+    Raises:
+      UserError: a value out of range, or an unknown kind.
+    """
+    from imagen_jax.config import SampleConfig
+    from imagen_jax.diffusion.samplers import SAMPLERS
+    from imagen_jax.diffusion.thresholding import THRESHOLDS
+
+    everything = [
+        SampleConfig(sampler=sampler(), threshold=threshold())
+        for sampler in SAMPLERS
+        for threshold in THRESHOLDS
+    ]
+    for name, flag in SAMPLING_FLAGS.items():
+        text = given.get(name)
+        if text is None:
+            continue
+        for value in _split(name, text, flag.type).values():
+            for settings in everything:
+                if _applies(flag, settings):
+                    try:
+                        _changed(settings, flag, value)
+                    except UserError as error:
+                        raise UserError(f"--{name}={text}: {error}") from error
+
+
 def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> dict[str, Any]:
     """ "5" to {every stage: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
-    if "=" not in text:
-        return dict.fromkeys(stages, _convert(flag, text, kind))
-    values = {}
-    for item in text.split(","):
-        name, _, value = item.partition("=")
-        name = name.strip()
+    values = _split(flag, text, kind)
+    if None in values:
+        return dict.fromkeys(stages, values[None])
+    for name in values:
         if name not in stages:
             raise UserError(
                 f"--{flag}={text}: there is no stage {name!r}; the stages are {', '.join(stages)}"
             )
-        values[name] = _convert(flag, value.strip(), kind)
+    return values
+
+
+def _split(flag: str, text: str, kind: type) -> dict[str | None, Any]:
+    """ "5" to {None: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
+    if "=" not in text:
+        return {None: _convert(flag, text.strip(), kind)}
+    values: dict[str | None, Any] = {}
+    for item in text.split(","):
+        name, sign, value = (part.strip() for part in item.partition("="))
+        if not sign:
+            raise UserError(
+                f"--{flag}={text}: {item!r} is not STAGE=VALUE; give one value for all stages, or "
+                "STAGE=VALUE,STAGE=VALUE"
+            )
+        if name in values:
+            raise UserError(f"--{flag}={text}: stage {name!r} is given twice")
+        values[name] = _convert(flag, value, kind)
     return values
 
 
 def _convert(flag: str, text: str, kind: type) -> Any:
+    what = {float: "a number", int: "a whole number", str: "a name"}[kind]
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError as error:
-        what = {float: "a number", int: "a whole number"}[kind]
         raise UserError(f"--{flag}: {text!r} is not {what}") from error
+    if value == "":
+        raise UserError(f"--{flag}: {text!r} is not {what}")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"--{flag}={text} must be finite")
+    return value
 
 
 def _applies(flag: SamplingFlag, settings: SampleConfig) -> bool:

@@ -18,6 +18,7 @@ from absl.flags import DEFINE_bool, DEFINE_integer, DEFINE_string, FlagValues
 from etils import epath
 
 from imagen_jax.cli import common, config_flag
+from imagen_jax.cli.weights_flags import load_named
 from imagen_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ def train_stages(flags: FlagValues, config: CascadeConfig | None) -> None:
     from imagen_jax.parallel import distributed
     from imagen_jax.training.interrupt import StopSignal
     from imagen_jax.training.profile import parse_steps
+    from imagen_jax.training.wandb_log import check_wandb
 
     profile_steps = parse_steps(flags.profile_steps)
+    check_wandb(config.wandb_project)
     distributed.initialize(
         flags.distributed, flags.coordinator, flags.num_processes, flags.process_id
     )
@@ -151,8 +154,6 @@ def train(
     from imagen_jax.text.encoder import load_encoder, text_dim
     from imagen_jax.training.loop import train_stage
     from imagen_jax.training.state import state_bytes
-    from imagen_jax.weights import reading
-    from imagen_jax.weights.shipped import load_shipped
 
     setup_jax()
     check_same_command(flags, config, stages)
@@ -162,7 +163,7 @@ def train(
         dim = text_dim(config.text)
     weights = None
     if flags.init_from is not None:
-        weights = load_shipped(flags.init_from) or reading.load(flags.init_from)
+        weights = load_named("--init_from", flags.init_from)
         missing = [name for name in stages if name not in weights.stages]
         if missing:
             raise UserError(

@@ -64,8 +64,6 @@ def find_weights(
       UserError: there are none (the message has the command that trains them), or they are of
         another network than `config` describes.
     """
-    from etils import epath
-
     from imagen_jax.weights.reading import load
     from imagen_jax.weights.shipped import load_shipped, shipped_names
 
@@ -75,13 +73,7 @@ def find_weights(
     if workdir is not None:
         artefact = load(workdir)
     elif weights is not None:
-        artefact = load_shipped(weights)
-        if artefact is None and not epath.Path(weights).exists():
-            raise UserError(
-                f"--weights={weights} is not a directory and not the name of weights that ship "
-                f"with the package ({shipped})"
-            )
-        artefact = artefact or load(weights)
+        artefact = load_named("--weights", weights)
     elif config is None:
         raise UserError(
             "give --workdir=DIR (a run), --weights=NAME|DIR (weights that ship with the package: "
@@ -100,6 +92,33 @@ def find_weights(
     if config is not None:
         _check_same_network(config, artefact, config_path)
     return artefact
+
+
+def load_named(flag: str, value: str) -> Artefact:
+    """The weights that ship under the name `value`, else those in the directory `value`.
+
+    Args:
+      flag: from which the value comes, for messages.
+      value: a name or a directory.
+
+    Raises:
+      UserError: it is neither (the message lists what ships), or the weights cannot be read.
+    """
+    from etils import epath
+
+    from imagen_jax.weights.reading import load
+    from imagen_jax.weights.shipped import load_shipped, shipped_names
+
+    artefact = load_shipped(value)
+    if artefact is not None:
+        return artefact
+    if not value or not epath.Path(value).exists():
+        shipped = ", ".join(shipped_names()) or "none"
+        raise UserError(
+            f"{flag}={value} is not a directory and not the name of weights that ship "
+            f"with the package ({shipped})"
+        )
+    return load(value)
 
 
 def sampling_settings(config: CascadeConfig | None, artefact: Artefact) -> dict[str, SampleConfig]:

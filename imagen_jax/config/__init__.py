@@ -5,18 +5,18 @@ default, every key can be overridden on the command line (`--config.stages.base.
 `from_config_dict` checks names, types and ranges before any program is compiled.
 """
 
-from imagen_jax.config.buckets import SQUARE, parse_aspect
+from imagen_jax.aspect import SQUARE, parse_aspect
 from imagen_jax.config.cascade import CascadeConfig
 from imagen_jax.config.conversion import (
     choice_of_kind,
     flatten,
     from_config_dict,
     from_json_dict,
-    load_config,
     to_config_dict,
     to_json_dict,
 )
 from imagen_jax.config.data import SOURCES, DataConfig, MixConfig, SourceConfig
+from imagen_jax.config.file import load_config, read_config_file
 from imagen_jax.config.stage import DiffusionConfig, SampleConfig, StageConfig, TrainConfig
 from imagen_jax.config.text import CLEANINGS, TextConfig
 from imagen_jax.parallel.mesh import MeshConfig
@@ -41,6 +41,7 @@ __all__ = [
     "from_json_dict",
     "load_config",
     "parse_aspect",
+    "read_config_file",
     "to_config_dict",
     "to_json_dict",
 ]

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
+from imagen_jax.aspect import SQUARE, parse_aspect
 from imagen_jax.config.stage import StageConfig
-from imagen_jax.errors import UserError, brief
+from imagen_jax.errors import UserError
 
-SQUARE = "1:1"
 # How far rounding to whole strides may move a shape from the requested one, as factors.
 MAX_ASPECT_CHANGE = 1.25
 MAX_AREA_CHANGE = 1.5
-
-
-def parse_aspect(text: str, what: str) -> tuple[int, int]:
-    """Width and height of "3:2", in lowest terms. Raises UserError, which names `what`."""
-    match = re.fullmatch(r"([1-9][0-9]{0,5}):([1-9][0-9]{0,5})", text.strip())
-    if match is None:
-        raise UserError(
-            f"{what}: {brief(text)} is no aspect ratio; write width:height in whole numbers, "
-            "such as 3:2"
-        )
-    width, height = int(match[1]), int(match[2])
-    divisor = math.gcd(width, height)
-    return width // divisor, height // divisor
 
 
 def shape_unit(stages: Sequence[StageConfig]) -> int:

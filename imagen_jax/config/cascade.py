@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from imagen_jax.aspect import SQUARE
 from imagen_jax.checks import check_path_name
-from imagen_jax.config.buckets import SQUARE, bucket_shapes
+from imagen_jax.config.buckets import bucket_shapes
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.stage import StageConfig
 from imagen_jax.config.text import TextConfig
@@ -17,6 +18,13 @@ from imagen_jax.parallel.mesh import MeshConfig
 class CascadeConfig:
     """A cascade: what it learns from, and its stages by name.
 
+    Attributes:
+      name: of its weights.
+      seed: of all that training draws at random.
+      text, data, mesh: the text encoder, the data, the devices.
+      wandb_project: project of Weights & Biases that training logs to, too; empty: none.
+      stages: the diffusion models.
+
     Raises:
       UserError: no stage, a stage whose name cannot be that of a directory, stages that do not
         chain, aspect buckets that do not fit the stages.
@@ -27,6 +35,7 @@ class CascadeConfig:
     text: TextConfig = TextConfig()
     data: DataConfig = DataConfig()
     mesh: MeshConfig = MeshConfig()
+    wandb_project: str = ""
     stages: dict[str, StageConfig] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-import runpy
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -107,16 +105,6 @@ def from_json_dict(values: Mapping[str, Any]) -> CascadeConfig:
             f"converted ({type(error).__name__}: {error})"
         ) from error
     return _build(CascadeConfig, values, "config")
-
-
-def load_config(path: str) -> CascadeConfig:
-    """Runs the `get_config()` of a config file and validates what it returns."""
-    if not os.path.isfile(path):
-        raise UserError(f"config file {path!r} does not exist")
-    namespace = runpy.run_path(path)
-    if "get_config" not in namespace:
-        raise UserError(f"config file {path!r} defines no get_config()")
-    return from_config_dict(namespace["get_config"]())
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ drawn again. So an interrupted evaluation ends with the same files as an uninter
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from imagen_jax.config import SampleConfig, flatten
+from imagen_jax.config import SampleConfig
 from imagen_jax.errors import UserError
 from imagen_jax.evaluation.prompt_set import Prompt
 from imagen_jax.files import write_json
 from imagen_jax.pictures import save_png
+from imagen_jax.progress import DrawingProgress, Progress
 from imagen_jax.sampling import Cascade
+from imagen_jax.sampling.cascade import TEXT
+from imagen_jax.sampling.folder import check_same
 from imagen_jax.sampling.loop import make_settings
 
 SETTINGS_FILE = "settings.json"
@@ -85,42 +89,80 @@ class Job:
         rows = [np.minimum(np.arange(s, s + size), total - 1) for s in range(0, total, size)]
         return [r for r in rows if not all(self.folder.file(self.prompts[i]).exists() for i in r)]
 
+    def can_draw(self, rows: np.ndarray) -> bool:
+        """Whether the low-resolution pictures of a batch are there."""
+        return self.low_res is None or all(
+            self.low_res.file(self.prompts[row]).exists() for row in rows
+        )
 
-def draw(cascade: Cascade, jobs: Sequence[Job], progress: Callable[[int], None]) -> int:
-    """Draws the missing pictures, job by job. Returns their number.
+    @property
+    def drawn(self) -> int:
+        """The number of pictures that are not in a batch with a missing one."""
+        return len(self.prompts) - sum(len(set(rows.tolist())) for rows in self.missing())
+
+
+def draw(
+    cascade: Cascade,
+    jobs: Mapping[str, Job],
+    callback: Callable[[Progress], None] = lambda progress: None,
+) -> int:
+    """Draws the missing pictures. Returns their number.
+
+    The first batch of each job comes first, so that the rate of each is known early; then the rest,
+    job by job.
 
     Args:
       cascade: the weights.
-      jobs: in an order in which low-resolution pictures come before their enlargements.
-      progress: called with the cost of each batch once its pictures are written.
+      jobs: by name, in an order in which low-resolution pictures come before their enlargements.
+      callback: called with the progress; the names of the jobs are its stages.
 
     Raises:
       UserError: pictures are not finite, or a low-resolution picture is missing.
     """
+    missing = {name: job.missing() for name, job in jobs.items()}
+    following = DrawingProgress(
+        callback,
+        totals={name: len(job.prompts) for name, job in jobs.items()},
+        done={name: job.drawn for name, job in jobs.items()},
+        costs={name: job.cost for name, job in jobs.items()},
+    )
     drawn = 0
-    for job in jobs:
+    compiled = set()
+    for name, rows in _in_order(jobs, missing):
+        job = jobs[name]
         job.folder.path.mkdir(parents=True, exist_ok=True)
-        settings = make_settings(job.sampling)
-        for rows in job.missing():
-            prompts = [job.prompts[row] for row in rows]
-            pictures = cascade.draw_batch(
-                job.stage,
-                cascade.encode([prompt.text for prompt in prompts]),
-                np.array([prompt.seed for prompt in prompts], np.uint32),
-                settings,
-                None if job.low_res is None else np.stack(list(job.low_res.read_all(prompts))),
-            )
-            new = len(set(rows.tolist()))
-            for prompt, picture in zip(prompts[:new], pictures, strict=False):
-                job.folder.write(prompt, picture)
-            drawn += new
-            progress(new * job.cost)
+        prompts = [job.prompts[row] for row in rows]
+        with contextlib.nullcontext() if compiled else following.compiling(TEXT):
+            text = cascade.encode([prompt.text for prompt in prompts])
+        pictures = cascade.draw_batch(
+            job.stage,
+            text,
+            np.array([prompt.seed for prompt in prompts], np.uint32),
+            make_settings(job.sampling),
+            None if job.low_res is None else np.stack(list(job.low_res.read_all(prompts))),
+            compiling=None if name in compiled else following.compiling(name),
+        )
+        compiled.add(name)
+        new = len(set(rows.tolist()))
+        for prompt, picture in zip(prompts[:new], pictures, strict=False):
+            job.folder.write(prompt, picture)
+        drawn += new
+        following.add(name, new)
     return drawn
 
 
-def cost_of_missing(jobs: Sequence[Job]) -> int:
-    """The cost of what `draw` still has to do, in the unit of `Job.cost`."""
-    return sum(len(set(rows.tolist())) * job.cost for job in jobs for rows in job.missing())
+def _in_order(
+    jobs: Mapping[str, Job], missing: Mapping[str, Sequence[np.ndarray]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The missing batches with the names of their jobs: the first of each job, then the others."""
+    started = set()
+    for name, batches in missing.items():
+        if batches and jobs[name].can_draw(batches[0]):
+            started.add(name)
+            yield name, batches[0]
+    for name, batches in missing.items():
+        for rows in batches[1:] if name in started else batches:
+            yield name, rows
 
 
 def claim_directory(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -136,7 +178,8 @@ def claim_directory(directory: Path, settings: Mapping[str, Any]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _check_same(directory, json.loads(path.read_text(encoding="utf-8")), settings)
+            before = json.loads(path.read_text(encoding="utf-8"))
+            check_same(f"--out={directory}", "an evaluation", before, settings)
         elif any(directory.iterdir()):
             raise UserError(f"--out={directory} holds other files; give an empty directory")
         else:
@@ -145,20 +188,3 @@ def claim_directory(directory: Path, settings: Mapping[str, Any]) -> None:
         raise UserError(f"--out={directory} cannot be written: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged; delete {directory}, or give another --out") from error
-
-
-def _check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # Through JSON, which turns tuples into lists, as in the stored settings.
-    now = flatten(json.loads(json.dumps(now)))
-    before = flatten(before)
-    changed = [
-        f"{key}: {before.get(key, '(absent)')} in the directory, {now.get(key, '(absent)')} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        lines = "\n  ".join(changed)
-        raise UserError(
-            f"--out={directory} holds an evaluation with other settings:\n  {lines}\n"
-            "Give another --out, or delete the directory"
-        )

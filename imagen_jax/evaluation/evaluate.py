@@ -33,14 +33,15 @@ from imagen_jax.evaluation.drawing import (
     Folder,
     Job,
     claim_directory,
-    cost_of_missing,
     draw,
 )
 from imagen_jax.evaluation.html import html_report
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.report import Pictures, make_report
 from imagen_jax.files import write_atomically, write_json
+from imagen_jax.progress import progress_bar
 from imagen_jax.sampling import Cascade
+from imagen_jax.sampling.request import picture_cost
 from imagen_jax.stage import Stage
 
 FORMAT_VERSION = 1
@@ -164,8 +165,8 @@ def _settings(
     }
 
 
-def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
-    jobs = []
+def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> dict[str, Job]:
+    jobs = {}
     previous: Folder | None = None
     for name, stage in pictures.stages.items():
 
@@ -183,16 +184,18 @@ def _jobs(cascade: Cascade, pictures: Pictures, request: Request) -> list[Job]:
                 low_res=low_res,
                 sampling=request.sampling[name],
                 batch_size=request.batch_size or cascade.default_batch_size(name),
-                cost=request.sampling[name].num_steps * stage.config.resolution**2,
+                cost=picture_cost(request.sampling[name], (stage.config.resolution,) * 2),
             )
 
         if pictures.generated:
             all_prompts = pictures.prompts.prompts + pictures.repeats
-            jobs.append(job(all_prompts, pictures.drawn(name), previous))
+            jobs[name] = job(all_prompts, pictures.drawn(name), previous)
             previous = pictures.drawn(name)
         if stage.factor:
             low_res = pictures.true_low_res(name)
-            jobs.append(job(pictures.with_truth, pictures.from_truth(name), low_res))
+            jobs[f"{name} from true pictures"] = job(
+                pictures.with_truth, pictures.from_truth(name), low_res
+            )
     return jobs
 
 
@@ -210,17 +213,12 @@ def _write_true_low_res(pictures: Pictures) -> None:
             folder.write(prompt, super_resolution.reduce(picture, stage.config.low_resolution))
 
 
-def _draw(cascade: Cascade, jobs: list[Job]) -> None:
-    """Draws with a progress bar that counts pixels times steps."""
-    from tqdm import tqdm
-
-    total = sum(len(job.prompts) * job.cost for job in jobs)
-    left = cost_of_missing(jobs)
-    layout = "drawing {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+def _draw(cascade: Cascade, jobs: dict[str, Job]) -> None:
+    """Draws with a progress bar."""
     start = time.perf_counter()
-    with tqdm(total=total, initial=total - left, bar_format=layout) as bar:
-        drawn = draw(cascade, jobs, bar.update)
+    with progress_bar() as show:
+        drawn = draw(cascade, jobs, show)
     seconds = time.perf_counter() - start
-    found = sum(len(job.prompts) for job in jobs) - drawn
+    found = sum(len(job.prompts) for job in jobs.values()) - drawn
     rate = f" ({drawn / seconds:.1f} a second)" if drawn else ""
     print(f"{drawn} pictures drawn in {seconds:.0f} s{rate}, {found} drawn before")

@@ -9,8 +9,8 @@
     result.pil()[0].show()                           # the last stage as PIL images
     result.save("out")                               # PNGs with metadata, and grids
 
-    settings = {"base": dataclasses.replace(cascade.settings("base"), guidance=Guidance(5.0))}
-    cascade("a blue square", stages=["base"], settings=settings)
+    cascade("a blue square", seeds=[3, 7], guidance_weight=5, num_steps={"base": 20})
+    cascade("a blue square", stages="base", sampler="ancestral", callback=print)
     cascade("a blue square", low_res_image="mine.png")  # super-resolution of a picture
     cascade("a blue square", aspect="3:2")            # if trained with data.aspect_buckets
 
@@ -20,12 +20,12 @@ not on the other prompts, the number of pictures or the batch size (to the round
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
-import logging
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,10 +33,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, StageConfig, parse_aspect
+from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.errors import UserError
+from imagen_jax.progress import DrawingProgress, Progress, progress_bar
+from imagen_jax.sampling.encoded_prompts import EncodedPrompts
 from imagen_jax.sampling.loop import SampleSettings, make_settings, picture_keys, sample_stage
 from imagen_jax.sampling.low_res_image import load_low_res_image
+from imagen_jax.sampling.origin import Origin
+from imagen_jax.sampling.request import Request, change_settings, picture_cost, picture_seeds
 from imagen_jax.sampling.result import Result
+from imagen_jax.sampling.stream import Shelf, StageBatches, draw_missing, missing_rows
 from imagen_jax.stage import Stage, open_stage
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
@@ -45,12 +51,11 @@ from imagen_jax.weights.artefact import Artefact
 from imagen_jax.weights.reading import load
 from imagen_jax.weights.shipped import load_shipped, shipped_names
 
-logger = logging.getLogger("imagen_jax")
-
 # About a megapixel at once fits every device, and small pictures fill it.
 PIXELS_PER_BATCH = 2**20
 LARGEST_BATCH = 64
-PROMPTS_PER_ENCODING = 32
+# What is compiled before the first stage, in a `Progress`.
+TEXT = "text encoder"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,17 +128,28 @@ class Cascade:
             raise UserError(self._unknown(stage))
         return self.stages[stage].config.sample
 
+    def __repr__(self) -> str:
+        stages = ", ".join(
+            f"{name} {stage.config.resolution} px" for name, stage in self.stages.items()
+        )
+        return f"Cascade({self.config.name!r}: {stages or 'no weights yet'})"
+
     def __call__(
         self,
         prompts: str | Sequence[str],
         *,
-        num_images: int = 4,
-        seed: int = 0,
-        stages: Sequence[str] | None = None,
+        num_images: int | None = None,
+        seed: int | Sequence[int] = 0,
+        seeds: Sequence[int] | None = None,
+        stages: str | Sequence[str] | None = None,
         low_res_image: Any = None,
         aspect: str = SQUARE,
         settings: Mapping[str, SampleConfig] | None = None,
+        sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
+        num_steps: int | Mapping[str, int] | None = None,
+        guidance_weight: float | Mapping[str, float] | None = None,
         batch_size: int | None = None,
+        callback: Callable[[Progress], None] | None = None,
         progress: bool = False,
     ) -> Result:
         """Draws pictures.
@@ -141,75 +157,136 @@ class Cascade:
         Args:
           prompts: any text, also empty. Prompts longer than the encoder reads are cut, with a
             warning.
-          num_images: pictures per prompt.
+          num_images: pictures per prompt; default: 4, or one for each of `seeds`.
           seed: of the first picture of each prompt; the others follow.
-          stages: consecutive stages to run, in order; default: all that have weights, those after
-            the base if there is a `low_res_image`.
+          seeds: the seed of each picture of a prompt, instead of `seed` and `num_images`. A list
+            given as `seed` is the same.
+          stages: consecutive stages to run, in order, as names or one string ("base,sr64");
+            default: all that have weights, those after the base if there is a `low_res_image`.
           low_res_image: a file, a PIL image or `[H, W, 3]` uint8 for the first (super-resolution)
             stage; cut around its centre to `aspect` and resized to the stage's low resolution
             unless it has that size.
           aspect: width to height, one of those that the stages were trained in.
           settings: by stage; default: those of the configuration.
+          sampler: replaces that of the settings: a sampler, or the name of its kind. This and the
+            next two are for all stages, or by stage ({"base": 5, "sr64": 1}).
+          num_steps: replaces that of the settings.
+          guidance_weight: replaces that of the settings. 1 is no guidance.
           batch_size: pictures at once; default: about a megapixel.
+          callback: called with a `Progress` before and after each program is compiled and after
+            each batch. What it raises ends the call.
           progress: show a bar.
 
         Raises:
           UserError: any of these out of range, stages that do not fit together, an unreadable
             picture, an aspect ratio that a stage was not trained in.
         """
-        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-        _check_request(prompts, num_images, seed, batch_size)
-        stages = self.chain(stages, low_res_image is not None)
-        unknown = [name for name in settings or {} if name not in stages]
+        chain = self.chain(stages, low_res_image is not None)
+        unknown = [name for name in settings or {} if name not in chain]
         if unknown:
-            raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(stages)}")
-        used = {name: (settings or {}).get(name, self.settings(name)) for name in stages}
-        shapes = self.shapes(stages, aspect)
-        programs = {name: make_settings(config) for name, config in used.items()}
-        seeds = tuple(range(seed, seed + num_images))
-        total = len(prompts) * num_images
-        low_res = None
-        if low_res_image is not None:
-            factor = self.stages[stages[0]].factor
-            height, width = (side // factor for side in shapes[stages[0]])
-            picture = load_low_res_image(low_res_image, height, width)
-            low_res = np.broadcast_to(picture, (total, height, width, 3))
-
-        text = self.encode(prompts)
-        row_prompt = np.repeat(np.arange(len(prompts)), num_images)
-        row_seed = np.tile(np.asarray(seeds, np.uint32), len(prompts))
-        drawn = {}
-        costs = {name: used[name].num_steps * math.prod(shapes[name]) for name in stages}
-        with _progress_bar(total * sum(costs.values()), disable=not progress) as bar:
-            for name in stages:
-                size = min(batch_size or self.default_batch_size(name), total)
-                pictures = []
-                for start in range(0, total, size):
-                    number = start // size + 1
-                    note = "" if start else " (compiles first)"
-                    bar.set_description(f"{name} batch {number}/{-(-total // size)}{note}")
-                    # The last batch is filled up with its last row, so that nothing recompiles.
-                    rows = np.minimum(np.arange(start, start + size), total - 1)
-                    batch = self.draw_batch(
-                        name,
-                        jax.tree.map(lambda a, r=rows: a[row_prompt[r]], text),
-                        row_seed[rows],
-                        programs[name],
-                        None if low_res is None else low_res[rows],
-                        shapes[name],
-                    )
-                    kept = min(size, total - start)
-                    pictures.append(batch[:kept])
-                    bar.update(kept * costs[name])
-                # The next stage sees 8 bits, as from a file: so it can be run on its own later.
-                drawn[name] = low_res = np.concatenate(pictures)
-        return Result(
-            images=drawn,
-            prompts=prompts,
-            seeds=seeds,
+            raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(chain)}")
+        used = {name: (settings or {}).get(name, self.settings(name)) for name in chain}
+        request = Request(
+            prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
+            seeds=picture_seeds(seed, seeds, num_images),
+            settings=change_settings(
+                used, sampler=sampler, num_steps=num_steps, guidance_weight=guidance_weight
+            ),
             aspect=aspect,
-            settings=used,
-            weights={name: self.artefact.stages[name].sha256 for name in stages},
+            low_res=self.low_res_picture(low_res_image, chain, aspect),
+            batch_size=batch_size,
+        )
+        shelf = _Memory()
+        with contextlib.ExitStack() as stack:
+            callbacks = [] if callback is None else [callback]
+            if progress:
+                callbacks.append(stack.enter_context(progress_bar()))
+            self.draw(request, shelf, lambda event: [call(event) for call in callbacks])
+        return Result(
+            **vars(self.origin(request)),
+            images={name: shelf.stacked(name, request.total) for name in chain},
+        )
+
+    def low_res_picture(
+        self, picture: Any, stages: Sequence[str], aspect: str
+    ) -> np.ndarray | None:
+        """`picture` as the first of `stages` takes it, see `Request.low_res`; None for None.
+
+        Raises:
+          UserError: it cannot be read, or a stage was not trained in this aspect ratio.
+        """
+        if picture is None:
+            return None
+        factor = self.stages[stages[0]].factor
+        height, width = (side // factor for side in self.shapes(stages, aspect)[stages[0]])
+        return load_low_res_image(picture, height, width)
+
+    def origin(self, request: Request) -> Origin:
+        """What the pictures of a request are made from."""
+        low_res = request.low_res
+        return Origin(
+            prompts=request.prompts,
+            seeds=request.seeds,
+            aspect=request.aspect,
+            settings=dict(request.settings),
+            weights={name: self.artefact.stages[name].sha256 for name in request.settings},
+            low_res_sha256=None if low_res is None else hashlib.sha256(low_res).hexdigest(),
+        )
+
+    def draw(
+        self, request: Request, shelf: Shelf, callback: Callable[[Progress], None] | None = None
+    ) -> None:
+        """Draws the pictures of a request that `shelf` lacks, with a few batches in memory.
+
+        Args:
+          request: its stages form a chain, see `chain`.
+          shelf: gets each picture as soon as it is drawn.
+          callback: as of a call.
+
+        Raises:
+          UserError: see `__call__`.
+        """
+        stages, total = list(request.settings), request.total
+        shapes = self.shapes(stages, request.aspect)
+        sizes = {
+            name: min(request.batch_size or self.default_batch_size(name), total) for name in stages
+        }
+        following = DrawingProgress(
+            callback or (lambda event: None),
+            totals=dict.fromkeys(stages, total),
+            done={name: total - len(missing_rows(shelf, name, total)) for name in stages},
+            costs={name: picture_cost(request.settings[name], shapes[name]) for name in stages},
+        )
+        text = EncodedPrompts(self.encoder, request.prompts, keep=2 * sum(sizes.values()))
+        compiled = set()
+
+        def drawing(name: str) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+            settings = make_settings(request.settings[name])
+
+            def draw(rows: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
+                numbers = np.array([request.prompt_of(row) for row in rows])
+                with contextlib.nullcontext() if compiled else following.compiling(TEXT):
+                    condition = text(numbers)
+                compiling = None if name in compiled else following.compiling(name)
+                compiled.update([TEXT, name])
+                return self.draw_batch(
+                    name,
+                    condition,
+                    np.array([request.seed_of(row) for row in rows], np.uint32),
+                    settings,
+                    low_res,
+                    shapes[name],
+                    compiling,
+                )
+
+            return draw
+
+        draw_missing(
+            [StageBatches(name, sizes[name], drawing(name)) for name in stages],
+            total,
+            request.low_res,
+            shelf,
+            following.add,
         )
 
     def shapes(self, stages: Sequence[str], aspect: str) -> dict[str, tuple[int, int]]:
@@ -241,8 +318,8 @@ class Cascade:
                 )
         return shapes
 
-    def chain(self, stages: Sequence[str] | None, has_picture: bool) -> list[str]:
-        """The stages that a call with these `stages` runs, in order.
+    def chain(self, stages: str | Sequence[str] | None, has_picture: bool) -> list[str]:
+        """The stages that a call with these `stages` (or "base,sr64") runs, in order.
 
         Raises:
           UserError: unknown or untrained stages, stages that do not follow each other, or whose
@@ -250,6 +327,8 @@ class Cascade:
         """
         config = self.config
         order = list(config.ordered_stages())
+        if isinstance(stages, str):
+            stages = [name.strip() for name in stages.split(",")]
         if stages is None:
             stages = []
             for name in order:
@@ -304,6 +383,7 @@ class Cascade:
         settings: SampleSettings,
         low_res: np.ndarray | None = None,
         shape: tuple[int, int] | None = None,
+        compiling: contextlib.AbstractContextManager[None] | None = None,
     ) -> np.ndarray:
         """One picture of one stage for each row; compiled once per batch size, stage and shape.
 
@@ -314,6 +394,7 @@ class Cascade:
           settings: see `make_settings`.
           low_res: `[B, h, w, 3]` uint8 at the stage's low resolution, for super-resolution.
           shape: (H, W); default: the square of the stage's resolution.
+          compiling: entered while the program is compiled.
 
         Returns: `[B, H, W, 3]` uint8.
 
@@ -329,6 +410,7 @@ class Cascade:
             settings,
             None if low_res is None else normalize_image(jnp.asarray(low_res)),
             shape,
+            compiling,
         )
         if not bool(jnp.isfinite(x).all()):
             raise UserError(
@@ -344,21 +426,7 @@ class Cascade:
 
     def encode(self, prompts: Sequence[str]) -> TextCond:
         """`[P, L, D]` text on the host. Warns of prompts that are cut."""
-        before = self.encoder.tokenizer.num_truncated
-        parts = [
-            jax.device_get(self.encoder.encode_captions(prompts[i : i + PROMPTS_PER_ENCODING]))
-            for i in range(0, len(prompts), PROMPTS_PER_ENCODING)
-        ]
-        cut = self.encoder.tokenizer.num_truncated - before
-        if cut:
-            logger.warning(
-                "%d of %d prompts are longer than the %d tokens that the text encoder reads; "
-                "the rest of them is ignored",
-                cut,
-                len(prompts),
-                self.encoder.max_length,
-            )
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+        return EncodedPrompts(self.encoder, prompts)(np.arange(len(prompts)))
 
 
 def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:
@@ -374,25 +442,21 @@ def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:
             )
 
 
-def _check_request(
-    prompts: tuple[str, ...], num_images: int, seed: int, batch_size: int | None
-) -> None:
-    if not prompts:
-        raise UserError("no prompt is given")
-    wrong = [prompt for prompt in prompts if not isinstance(prompt, str)]
-    if wrong:
-        raise UserError(f"a prompt is a string, not {wrong[0]!r}")
-    if num_images < 1:
-        raise UserError(f"num_images={num_images} must be at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1")
-    if not 0 <= seed <= 2**32 - num_images:
-        raise UserError(f"seed={seed} must be in [0, 2^32 - num_images]")
+class _Memory:
+    """A `Shelf` in memory."""
 
+    def __init__(self) -> None:
+        self._pictures: dict[tuple[str, int], np.ndarray] = {}
 
-def _progress_bar(total: int, *, disable: bool):
-    """A bar in units of pixels times steps, so that the stages' different cost counts."""
-    from tqdm import tqdm
+    def has(self, stage: str, row: int) -> bool:
+        return (stage, row) in self._pictures
 
-    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    return tqdm(total=total, disable=disable, bar_format=layout)
+    def read(self, stage: str, row: int) -> np.ndarray:
+        return self._pictures[stage, row]
+
+    def write(self, stage: str, row: int, picture: np.ndarray) -> None:
+        self._pictures[stage, row] = picture
+
+    def stacked(self, stage: str, total: int) -> np.ndarray:
+        """All pictures of a stage, `[total, H, W, 3]` uint8."""
+        return np.stack([self._pictures[stage, row] for row in range(total)])

@@ -10,6 +10,7 @@ the batch that it is drawn in.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -72,6 +73,7 @@ def sample_stage(
     settings: SampleSettings,
     low_res: Array | None = None,
     shape: tuple[int, int] | None = None,
+    compiling: contextlib.AbstractContextManager[None] | None = None,
 ) -> Array:
     """Draws one picture per row of `text`.
 
@@ -89,6 +91,7 @@ def sample_stage(
         resolution, before it is up-sampled (Imagen section 2.4).
       shape: (H, W) of the pictures; default: the square of the stage's resolution. `low_res` is
         smaller by the factor of the stage.
+      compiling: entered while the program is compiled, to tell that time from the time of drawing.
 
     Returns:
       `[B, H, W, 3]` float32, x_hat of the last step; in [-1, 1] unless thresholding is "none".
@@ -108,9 +111,13 @@ def sample_stage(
             )
     elif low_res is not None:
         raise UserError("a base stage takes no low-resolution picture")
-    return sampler_program()(
-        params, text, keys, settings, low_res, **static_arguments(stage, shape)
-    )
+    arguments = (params, text, keys, settings, low_res)
+    static = static_arguments(stage, shape)
+    if compiling is not None:
+        with compiling:
+            # The call below finds what is compiled here.
+            sampler_program().lower(*arguments, **static).compile()
+    return sampler_program()(*arguments, **static)
 
 
 def static_arguments(stage: Stage, shape: tuple[int, int]) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""Scalars and pictures of a run: `metrics.jsonl` and TensorBoard. Written by process 0 only."""
+"""Scalars and pictures of a run: `metrics.jsonl`, TensorBoard and, if it is set, W&B.
+
+Written by process 0 only.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from etils import epath
 
 from imagen_jax.files import is_remote, write_atomically
 from imagen_jax.training.mirror import Mirror
+from imagen_jax.training.wandb_log import WandbLog
 
 # Seconds between two flushes of the TensorBoard events.
 FLUSH_SECONDS = 20.0
@@ -42,12 +46,16 @@ class RunLog:
       stage: its name, in every record.
       first_step: the step from which the run continues; later records are dropped, since their
         steps are repeated.
+      wandb: gets the same; closed with this.
     """
 
-    def __init__(self, directory: epath.Path, stage: str, first_step: int):
+    def __init__(
+        self, directory: epath.Path, stage: str, first_step: int, wandb: WandbLog | None = None
+    ):
         path = directory / "metrics.jsonl"
         self._stage = stage
         truncate_jsonl(path, first_step)
+        self._wandb = wandb
         self._mirror: Mirror | None = None
         if is_remote(directory):
             self._mirror = Mirror(directory)
@@ -65,6 +73,7 @@ class RunLog:
         from tensorboardX import summary
 
         record = {"step": step, "stage": self._stage}
+        everything: dict[str, float] = {}
         for name, value in values.items():
             if isinstance(value, dict):
                 record[name] = {key: _finite(number) for key, number in value.items()}
@@ -74,6 +83,9 @@ class RunLog:
                 scalars = {name: value}
             for tag, number in scalars.items():
                 self._board.add(step, summary.scalar(tag, number))
+            everything |= scalars
+        if self._wandb is not None:
+            self._wandb.scalars(step, everything)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if self._mirror is not None:
@@ -84,6 +96,8 @@ class RunLog:
         from tensorboardX import summary
 
         self._board.add(step, summary.image(name, picture, dataformats="HWC"))
+        if self._wandb is not None:
+            self._wandb.image(step, name, picture)
 
     def sync(self) -> None:
         """Uploads everything; called with a checkpoint, before which no step is repeated."""
@@ -97,6 +111,8 @@ class RunLog:
             self._file.close()
         finally:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
         if self._mirror is not None:
             self._mirror.close()
 

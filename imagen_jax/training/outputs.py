@@ -31,6 +31,7 @@ from imagen_jax.text.encoder import TextSource
 from imagen_jax.training.checkpoint import Checkpoints, RunInfo
 from imagen_jax.training.counters import Saved
 from imagen_jax.training.logs import RunLog
+from imagen_jax.training.wandb_log import open_wandb
 from imagen_jax.weights import artefact
 
 
@@ -102,6 +103,10 @@ def whole_on_main(leaf: jax.Array, mesh: Mesh) -> np.ndarray | None:
     return np.asarray(whole) if is_main() else None
 
 
+def _open_log(directory: epath.Path, stage: Stage, step: int) -> RunLog:
+    return RunLog(directory, stage.name, step, open_wandb(directory, stage.cascade, stage.name))
+
+
 class Outputs:
     """The files and the progress bar of one stage's run.
 
@@ -136,7 +141,7 @@ class Outputs:
         self._checkpoints = checkpoints
         self._data = data
         self._is_main = is_main()
-        self._log = RunLog(directory, stage.name, step) if self._is_main else None
+        self._log = _open_log(directory, stage, step) if self._is_main else None
         self._bar = tqdm(
             total=stage.config.train.num_steps,
             initial=step,

@@ -28,6 +28,7 @@ CHANGEABLE = (
     "text.encoder",
     "data.embeddings",
     "mesh.*",
+    "wandb_project",
     "sample.*",
     "train.num_steps",
     "train.batch_size",

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from imagen_jax.cli import common
+
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = (
     "check_data",
@@ -82,7 +84,7 @@ WRONG = {
     "unknown flag": (["--confg=tiny"], "unknown flag --confg; did you mean --config?"),
     "unknown flag after a config": (["--config=missing.py", "--xyz"], "unknown flag --xyz"),
     "no flag": (["here"], "unexpected argument 'here'; flags are written --name=value"),
-    "no value": (["--config"], "Missing value for flag --config"),
+    "no value": (["--config"], "--config has no value; flags are written --name=value"),
     "missing config": (["--config=configs/missing.py"], "configs/missing.py does not exist"),
     "override alone": (["--config.seed=3"], "--config.seed=3 changes a setting of --config"),
     "two configs": (
@@ -140,15 +142,35 @@ def test_what_follows_two_dashes_is_no_flag(capsys):
 @pytest.mark.parametrize(
     ("command", "flag", "message"),
     [
-        ("check_data", "--num_items=many", "--num_items=many must be an integer"),
+        ("check_data", "--num_items=many", "--num_items=many must be a positive integer"),
         ("convert_t5", "--dtype=float8", "--dtype=float8"),
-        ("encode_text", "--shard_size=1.5", "--shard_size=1.5 must be an integer"),
-        ("evaluate", "--num_prompts=x", "--num_prompts=x must be an integer"),
-        ("export", "--dtype=bfloat16", "should be one of <float16|float32>"),
+        ("encode_text", "--shard_size=1.5", "--shard_size=1.5 must be a positive integer"),
+        ("evaluate", "--num_prompts=x", "--num_prompts=x must be a positive integer"),
+        ("export", "--dtype=bfloat16", "--dtype=bfloat16 must be one of float16, float32"),
         ("plan", "--efficiency=2", "must be a number in the range [0.01, 1]"),
-        ("prepare_data", "--max_items=", "--max_items= must be an integer"),
-        ("sample", "--num_images=2a", "--num_images=2a must be an integer"),
+        ("prepare_data", "--max_items=", "--max_items= must be a non-negative integer"),
+        ("sample", "--num_images=2a", "--num_images=2a must be a positive integer"),
         ("train", "--dry_run=perhaps", "--dry_run=perhaps must be true or false"),
+        ("train", "--init_from", "--init_from has no value; flags are written --name=value"),
+        ("train", "--flagfile=/nowhere", "--flagfile cannot be read: No such file"),
+        ("sample", "--num_images=0", "--num_images=0 must be a positive integer"),
+        ("sample", "--batch_size=0", "--batch_size=0 must be a positive integer"),
+        ("sample", "--seed=-1", "--seed=-1 must be an integer in the range [0, 4294967295]"),
+        ("sample", "--aspect=wide", "--aspect: 'wide' is no aspect ratio"),
+        ("sample", "--guidance_weight=nan", "--guidance_weight=nan must be finite"),
+        ("sample", "--eta=base=inf", "--eta=inf must be finite"),
+        ("sample", "--num_steps=many", "--num_steps: 'many' is not a whole number"),
+        ("sample", "--num_steps=base=3,sr64", "'sr64' is not STAGE=VALUE"),
+        ("sample", "--num_steps=base=3,base=4", "stage 'base' is given twice"),
+        ("evaluate", "--num_true=0", "--num_true=0 must be a positive integer"),
+        ("evaluate", "--aug_level=x", "--aug_level: 'x' is not a number"),
+        ("plan", "--efficiency=nan", "--efficiency=nan must be finite"),
+        ("plan", "--text_dim=0", "--text_dim=0 must be a positive integer"),
+        ("check_data", "--seconds=nan", "--seconds=nan must be finite"),
+        ("check_data", "--num_devices=0", "--num_devices=0 must be a positive integer"),
+        ("convert_t5", "--shard_gb=0", "--shard_gb=0 must be a number >= 0.001"),
+        ("encode_text", "--batch_size=0", "--batch_size=0 must be a positive integer"),
+        ("prepare_data", "--shard_size=0", "--shard_size=0 must be a positive integer"),
     ],
 )
 def test_a_wrong_value_is_found_before_the_config_is_loaded(command, flag, message, capsys):
@@ -170,3 +192,15 @@ def test_the_package_offers_the_cascade_on_demand():
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+
+
+def test_libtpu_is_quiet_where_there_is_no_tpu(monkeypatch):
+    names = ("TPU_ACCELERATOR_TYPE", "TPU_WORKER_HOSTNAMES", "TPU_STDERR_LOG_LEVEL")
+    environment = {"TPU_STDERR_LOG_LEVEL": "0"}
+    monkeypatch.setattr(os, "environ", environment)
+    # On a TPU machine its own values must stay.
+    common.silence_libtpu()
+    assert environment == {"TPU_STDERR_LOG_LEVEL": "0"}
+    environment["TPU_SKIP_MDS_QUERY"] = "1"
+    common.silence_libtpu()
+    assert [environment[name] for name in names] == ["v5litepod-4", "localhost", "0"]

@@ -6,6 +6,7 @@ import pytest
 from absl.flags import DEFINE_string
 
 from imagen_jax.cli import common, config_flag
+from imagen_jax.config import load_config
 from imagen_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +52,9 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch):
     assert parse("--config=configs/tiny.py")[0].name == "mine"
     assert parse("--config=tiny")[0].name == "tiny"
     for missing in ("other/tiny.py", "../configs/tiny.py", "tiny.txt", "configs", ""):
-        with pytest.raises(UserError, match=r"does not exist.*emoji, folder, .*shapes"):
+        with pytest.raises(
+            UserError, match=r"(does not exist|is a directory); .*emoji, folder, .*shapes"
+        ):
             config_flag.find(missing)
 
 
@@ -61,7 +64,9 @@ def test_a_file_that_exists_wins(tmp_path, monkeypatch):
         ("    return config.sed\n", "mine.py, line 7: AttributeError: "),
         ("    return {}\n", "get_config() returned dict"),
         ("    pass\n", "get_config() returned NoneType"),
-        ("    return config(\n", "SyntaxError: "),
+        ("    return config(\n", "mine.py, line 7: SyntaxError: '(' was never closed"),
+        ("    raise SystemExit('no')\n", "line 7: SystemExit: no"),
+        ("    raise ValueError('a\\nb')\n", "line 7: ValueError: a b"),
         ("    config.sead = 1\n    return config\n", "did you mean config.seed?"),
         ("    config.seed = 'x'\n    return config\n", "mine.py, line 7: TypeError: "),
         ("    config.data.num_threads = 0\n    return config\n", "num_threads=0 must be at least"),
@@ -75,6 +80,25 @@ def test_a_faulty_file_is_one_line(rest, message, tmp_path, capsys):
     assert common.run("", lambda flags: None, lambda *_: None, arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b'{"seed": 1, "flip": true}', "config.json is JSON; a config is a Python"),
+        ("mine.py", b"[1, 2]", "mine.py is JSON; a config is a Python file"),
+        ("mine.yaml", b"seed: [1\n", "(a config is a Python file with a function get_config()"),
+        ("mine.py", b"\xff\xfe\x00", "mine.py: SyntaxError"),
+    ],
+)
+def test_other_files_are_one_line(name, content, message, tmp_path, capsys):
+    (tmp_path / name).write_bytes(content)
+    arguments = [f"--config={tmp_path / name}"]
+    assert common.run("", lambda flags: None, lambda *_: None, arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    with pytest.raises(UserError, match=r"config is a Python file|SyntaxError"):
+        load_config(tmp_path / name)
 
 
 def test_a_setting_that_the_file_leaves_out_can_be_given(tmp_path):

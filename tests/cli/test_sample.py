@@ -9,6 +9,7 @@ from imagen_jax.cli import sample
 from imagen_jax.cli.sampling_flags import SAMPLING_FLAGS
 from imagen_jax.cli.weights_flags import find_weights
 from imagen_jax.errors import UserError
+from imagen_jax.sampling import PictureFolder
 
 CONFIG = "configs/tiny.py"
 
@@ -29,12 +30,47 @@ def test_a_run_is_sampled_without_a_config(workdir, tmp_path, capsys):
     assert status == 0, printed.err
     assert "base: 8x8" in printed.out and "sr16: 16x16" in printed.out
     assert "saw only 16 images" in printed.err
+    # Two prompts, two pictures each: what is counted are the pictures that were asked for.
+    assert "\n4 pictures (each by the stages base, sr16) in " in printed.out
+    assert "compiling base 0/4" in printed.err and "drawing sr16 4/4" in printed.err
     names = sorted(p.name for p in (tmp_path / "out").rglob("*.png"))
-    pictures = [f"{p:03d}_seed{s}.png" for p in (0, 1) for s in (0, 1)]
+    pictures = [f"000_seed{s}_a-red-circle.png" for s in (0, 1)]
+    pictures += [f"001_seed{s}.png" for s in (0, 1)]
     assert names == sorted(pictures * 2 + ["grid_base.png", "grid_sr16.png"])
-    with Image.open(tmp_path / "out" / "sr16" / "000_seed1.png") as file:
+    with Image.open(tmp_path / "out" / "sr16" / "000_seed1_a-red-circle.png") as file:
         assert '"num_steps": 1' in file.text["settings"]
         assert file.text["prompt"] == "a red circle"
+
+
+def test_an_interrupted_run_continues_and_others_are_not_overwritten(
+    workdir, tmp_path, monkeypatch, capsys
+):
+    arguments = [f"--workdir={workdir}", "--prompts=a", "--prompts=b", "--num_steps=1"]
+    arguments += ["--num_images=1", "--batch_size=1", "--stages=base", f"--out={tmp_path / 'out'}"]
+    write = PictureFolder.write
+
+    def stop(folder, stage, row, picture):
+        if row == 1:
+            raise KeyboardInterrupt
+        write(folder, stage, row, picture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureFolder, "write", stop)
+        assert sample.main(arguments) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    first = tmp_path / "out" / "base" / "000_seed0_a.png"
+    time = first.stat().st_mtime_ns
+    assert sample.main(arguments) == 0
+    assert "1 of 2 pictures in" in (printed := capsys.readouterr().out) and "1 picture " in printed
+    assert first.stat().st_mtime_ns == time
+    assert (tmp_path / "out" / "base" / "001_seed0_b.png").exists()
+    assert sample.main([*arguments, "--seed=1"]) == 2
+    assert "seeds: [0] in the directory, [1] now" in capsys.readouterr().err
+    # Without --out each request has a directory of its own.
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1, 1):
+        assert sample.main([*arguments[:-1], f"--seed={seed}"]) == 0
+    assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
 def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
@@ -52,7 +88,7 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
         ]
     )
     assert status == 0, capsys.readouterr().err
-    with Image.open(tmp_path / "base" / "000_seed0.png") as file:
+    with Image.open(tmp_path / "base" / "000_seed0_a-red-circle.png") as file:
         assert '"num_steps": 1' in file.text["settings"]
         assert '"guidance": {"weight": 1.5}' in file.text["settings"]
 

@@ -70,7 +70,10 @@ def train(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
             "resolution 9 is not a multiple of the model's total stride 2",
         ),
         ([TINY, "--workdir={new}", "--config.text.encoder=/nowhere"], "text.encoder"),
-        ([TINY, "--workdir={new}", "--init_from=/nowhere"], "no weights in /nowhere"),
+        (
+            [TINY, "--workdir={new}", "--init_from=/nowhere"],
+            "the name of weights that ship with the package (emoji, shapes)",
+        ),
         (
             [TINY, "--workdir={new}", "--config.data.source=folder", "--config.data.path={empty}"],
             "{empty}",

@@ -101,7 +101,7 @@ class PerfectCascade:
         tokens = np.broadcast_to(number[:, None, None], (len(prompts), 2, 4))
         return TextCond(tokens, np.ones((len(prompts), 2), bool))
 
-    def draw_batch(self, name, text, seeds, settings, low_res=None):
+    def draw_batch(self, name, text, seeds, settings, low_res=None, compiling=None):
         assert (low_res is None) == (name == "base")
         text = [self.texts[int(number)] for number in text.tokens[:, 0, 0]]
         if low_res is not None:
@@ -181,7 +181,7 @@ def test_diversity_counts_all_eight_pictures(prompts, tmp_path):
     first = {prompt.seed for prompt in prompts.prompts}
 
     class OneOfEight(PerfectCascade):
-        def draw_batch(self, name, text, seeds, settings, low_res=None):
+        def draw_batch(self, name, text, seeds, settings, low_res=None, compiling=None):
             values = [0 if int(seed) in first else 255 for seed in seeds]
             return np.tile(np.uint8(values)[:, None, None, None], (1, 32, 32, 3))
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.samplers import DDIM
 from imagen_jax.diffusion.thresholding import DynamicThreshold
 from imagen_jax.errors import UserError
 from imagen_jax.sampling import Cascade
@@ -86,7 +87,7 @@ def test_stopping_and_starting_at_a_stage(cascade, result, tmp_path):
     np.testing.assert_array_equal(base.images["base"], result.images["base"])
     # The second stage alone, from the first's picture as a file, draws what the cascade drew.
     base.save(tmp_path)
-    picture = tmp_path / "base" / "001_seed6.png"
+    picture = tmp_path / "base" / "001_seed6_a-blue-square.png"
     sr = cascade(OTHER, num_images=4, seed=6, low_res_image=picture, batch_size=4)
     assert list(sr.images) == ["sr16"]
     np.testing.assert_array_equal(sr.images["sr16"][0], result.images["sr16"][3])
@@ -132,6 +133,48 @@ def test_settings_by_stage(cascade, result):
     assert changed.settings["sr16"].guidance.weight == 6.0
 
 
+def test_keywords_and_a_list_of_seeds(cascade, result):
+    seen = []
+    drawn = cascade(
+        [PROMPT, OTHER],
+        seeds=[6, 5],
+        stages="base",
+        num_steps=3,
+        guidance_weight={"base": 2},
+        sampler="ddim",
+        batch_size=4,
+        callback=seen.append,
+    )
+    assert drawn.seeds == (6, 5) and list(drawn.images) == ["base"]
+    assert drawn.settings["base"] == cascade.settings("base")
+    # The same pictures as with seed=5, in the order of the seeds.
+    np.testing.assert_array_equal(drawn.images["base"], result.images["base"][[1, 0, 3, 2]])
+    assert [(event.stage, event.compiling, event.done) for event in seen] == [
+        ("text encoder", True, 0),
+        ("base", True, 0),
+        ("base", False, 0),
+        ("base", False, 4),
+    ]
+    assert seen[-1].share == 1.0 and seen[-1].seconds_left == 0.0
+    as_seed = cascade(
+        PROMPT, seed=np.array([5, 6]), stages=("base",), sampler=DDIM(eta=0.5), batch_size=2
+    )
+    assert as_seed.seeds == (5, 6)
+    assert close(as_seed.images["base"], result.images["base"][:2])
+
+
+def test_a_callback_may_end_the_call(cascade):
+    def stop(event):
+        raise StopAsyncIteration
+
+    with pytest.raises(StopAsyncIteration):
+        cascade(PROMPT, num_images=1, callback=stop)
+
+
+def test_repr_is_short(cascade):
+    assert repr(cascade) == "Cascade('test': base 8 px, sr16 16 px)"
+
+
 def test_any_prompt(cascade, caplog):
     prompts = [
         "",
@@ -151,7 +194,7 @@ def test_saved_files(result, tmp_path):
     grids = result.save(tmp_path)
     assert [p.name for p in grids] == ["grid_base.png", "grid_sr16.png"]
     assert len(list(tmp_path.glob("*/*.png"))) == len(list(tmp_path.glob("*/*.json"))) == 8
-    with Image.open(tmp_path / "sr16" / "001_seed6.png") as file:
+    with Image.open(tmp_path / "sr16" / "001_seed6_a-blue-square.png") as file:
         np.testing.assert_array_equal(np.asarray(file), result.images["sr16"][3])
         assert file.text["prompt"] == OTHER
         assert json.loads(file.text["seed"]) == 6
@@ -170,6 +213,22 @@ def test_saved_files(result, tmp_path):
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed="),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
+        ({"seed": [1, "x"]}, "seeds: 'x' is not a whole number"),
+        ({"seeds": [1, 1]}, "seed=1 is given twice"),
+        ({"seeds": []}, "no seed is given"),
+        ({"seeds": 3}, "must be a list of whole numbers"),
+        ({"seeds": [1], "seed": 2}, "are both given"),
+        ({"seeds": [1, 2], "num_images": 3}, "num_images=3, but there are 2 seeds"),
+        ({"seeds": [-1]}, "seed=-1"),
+        ({"stages": "base,sr64"}, "no stage 'sr64'; the stages are base, sr16"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 2.5}, "num_steps: 2.5 is not a whole number"),
+        ({"num_steps": {"sr64": 3}}, "num_steps for 'sr64', but the stages are base, sr16"),
+        ({"guidance_weight": "big"}, "guidance_weight='big' is not a number"),
+        ({"guidance_weight": float("nan")}, "weight=nan must be finite"),
+        ({"sampler": "euler"}, "sampler='euler' must be one of"),
+        ({"sampler": 3}, "sampler=3 is no sampler"),
         ({"stages": ["sr64"]}, "no stage 'sr64'; the stages are base, sr16"),
         ({"stages": []}, "no stage is chosen"),
         ({"stages": ["sr16"]}, "--low_res_image"),
@@ -274,7 +333,10 @@ def test_aspect_ratios(tiny, cascade, result, tmp_path, caplog):
         np.testing.assert_array_equal(square.images[name], result.images[name])
     # The second stage alone, from the first's picture; a larger one is cut to the same ratio.
     wide.save(tmp_path)
-    for picture in (tmp_path / "base" / "000_seed6.png", np.zeros((40, 40, 3), np.uint8)):
+    for picture in (
+        tmp_path / "base" / "000_seed6_a-red-circle.png",
+        np.zeros((40, 40, 3), np.uint8),
+    ):
         sr = bucketed(
             PROMPT, num_images=2, seed=6, low_res_image=picture, batch_size=2, aspect="2:1"
         )

@@ -1,0 +1,182 @@
+"""What a call of a cascade asks for: prompts, seeds and the settings of its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imagen_jax.config import SQUARE, SampleConfig, choice_of_kind
+from imagen_jax.diffusion.samplers import SAMPLERS, Sampler
+from imagen_jax.errors import UserError
+
+DEFAULT_NUM_IMAGES = 4
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is drawn: one picture of each stage for each prompt and seed.
+
+    A picture has a row: all pictures of the first prompt come first.
+
+    Attributes:
+      prompts: any text, also empty.
+      seeds: of the pictures of each prompt; each in [0, 2^32).
+      settings: of the stages that run, by name and in their order.
+      aspect: width to height, such as "3:2".
+      low_res: `[h, w, 3]` uint8, the picture that the first stage enlarges; None for a base stage.
+      batch_size: pictures drawn at once; None: about a megapixel.
+
+    Raises:
+      UserError: no prompt, a prompt that is no string, a seed that is no whole number, is out of
+        range or is given twice, a batch size below 1.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, SampleConfig]
+    aspect: str = SQUARE
+    low_res: np.ndarray | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise UserError("no prompt is given")
+        for prompt in self.prompts:
+            if not isinstance(prompt, str):
+                raise UserError(f"a prompt is a string, not {prompt!r}")
+        if not self.seeds:
+            raise UserError("no seed is given: a prompt needs one for each of its pictures")
+        for number, seed in enumerate(self.seeds):
+            if not 0 <= seed < 2**32:
+                raise UserError(f"seed={seed} must be in [0, 2^32)")
+            if seed in self.seeds[:number]:
+                raise UserError(
+                    f"seed={seed} is given twice; the same picture would be drawn twice"
+                )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size} must be at least 1")
+
+    @property
+    def total(self) -> int:
+        """Pictures of each stage."""
+        return len(self.prompts) * len(self.seeds)
+
+    def prompt_of(self, row: int) -> int:
+        """The number of the prompt of a row."""
+        return row // len(self.seeds)
+
+    def seed_of(self, row: int) -> int:
+        """The seed of a row."""
+        return self.seeds[row % len(self.seeds)]
+
+
+def picture_seeds(
+    seed: int | Sequence[int], seeds: Sequence[int] | None, num_images: int | None
+) -> tuple[int, ...]:
+    """The seeds of a prompt's pictures: `seeds`, or `num_images` from `seed` on.
+
+    Args:
+      seed: the first; or all of them, as `seeds`.
+      seeds: all of them; None: they follow from the others.
+      num_images: of each prompt; None: as many as there are seeds, else `DEFAULT_NUM_IMAGES`.
+
+    Raises:
+      UserError: a seed is no whole number, or the numbers contradict each other.
+    """
+    if seeds is None and _is_list(seed):
+        seeds = seed
+    elif seeds is not None and (_is_list(seed) or seed != 0):
+        raise UserError(f"seed={seed} and seeds={seeds} are both given; give one of them")
+    if seeds is not None:
+        if not _is_list(seeds):
+            raise UserError(
+                f"seeds={seeds!r} must be a list of whole numbers; one is seed={seeds!r}"
+            )
+        numbers = tuple(_whole("seeds", item) for item in seeds)
+        if num_images not in (None, len(numbers)):
+            raise UserError(
+                f"num_images={num_images}, but there are {len(numbers)} seeds: leave one out"
+            )
+        return numbers
+    count = DEFAULT_NUM_IMAGES if num_images is None else _whole("num_images", num_images)
+    if count < 1:
+        raise UserError(f"num_images={count} must be at least 1")
+    first = _whole("seed", seed)
+    if not 0 <= first <= 2**32 - count:
+        raise UserError(f"seed={first} must be in [0, 2^32 - num_images]")
+    return tuple(range(first, first + count))
+
+
+def change_settings(
+    settings: Mapping[str, SampleConfig],
+    *,
+    sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
+    num_steps: int | Mapping[str, int] | None = None,
+    guidance_weight: float | Mapping[str, float] | None = None,
+) -> dict[str, SampleConfig]:
+    """Settings with some of them replaced, in all stages or, given a mapping, by stage.
+
+    Args:
+      settings: by stage.
+      sampler: a sampler, or the name of its kind. A kind other than the stage's has its defaults.
+      num_steps: of the sampler.
+      guidance_weight: 1 is no guidance.
+
+    Raises:
+      UserError: an unknown stage or sampler, or a value out of range.
+    """
+    stages = list(settings)
+    changed = dict(settings)
+    for name, value in _by_stage("sampler", sampler, stages).items():
+        if isinstance(value, str):
+            kind = choice_of_kind(SAMPLERS, value, "sampler")
+            value = changed[name].sampler if isinstance(changed[name].sampler, kind) else kind()
+        elif not isinstance(value, SAMPLERS):
+            kinds = ", ".join(choice.kind for choice in SAMPLERS)
+            raise UserError(f"sampler={value!r} is no sampler; give one, or a name ({kinds})")
+        changed[name] = dataclasses.replace(changed[name], sampler=value)
+    for name, value in _by_stage("num_steps", num_steps, stages).items():
+        changed[name] = dataclasses.replace(changed[name], num_steps=_whole("num_steps", value))
+    for name, value in _by_stage("guidance_weight", guidance_weight, stages).items():
+        try:
+            weight = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"guidance_weight={value!r} is not a number") from error
+        guidance = dataclasses.replace(changed[name].guidance, weight=weight)
+        changed[name] = dataclasses.replace(changed[name], guidance=guidance)
+    return changed
+
+
+def picture_cost(settings: SampleConfig, shape: tuple[int, int]) -> int:
+    """About the work for a picture, in a unit common to all stages: passes times pixels."""
+    passes = 1 if settings.guidance.weight == 1.0 else 2
+    return settings.num_steps * passes * math.prod(shape)
+
+
+def _by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(stages, value)
+    for name in value:
+        if name not in stages:
+            raise UserError(f"{what} for {name!r}, but the stages are {', '.join(stages)}")
+    return dict(value)
+
+
+def _is_list(value: Any) -> bool:
+    return not isinstance(value, str) and np.ndim(value) > 0
+
+
+def _whole(what: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{what}: {value!r} is not a whole number") from error
