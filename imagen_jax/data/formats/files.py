@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ EXTENSIONS = (
 def find_files(path: str, suffix: str, what: str) -> list[Path]:
     """The files that `path` names, sorted: one file, a glob, or all with `suffix` below a folder.
 
+    Hidden files and folders are left out. Names that exist are never taken for patterns.
+
     Args:
       path: from the config.
       suffix: such as ".tar".
@@ -48,19 +51,42 @@ def find_files(path: str, suffix: str, what: str) -> list[Path]:
         raise UserError(f"config.data.path is empty; set it to {what} (--config.data.path=...)")
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        found = sorted(p for p in Path(path).rglob(f"*{suffix}") if not p.name.startswith("."))
+        found = sorted(
+            p
+            for p in Path(path).rglob(f"*{suffix}")
+            if not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
     else:
-        found = sorted(Path(p) for p in glob.glob(path))
+        # A folder such as `set [b]` is no pattern, unlike what follows it.
+        base = _existing_part(path)
+        pattern = os.path.join(glob.escape(str(base)), os.path.relpath(path, base))
+        found = [base] if base == Path(path) else sorted(Path(p) for p in glob.glob(pattern))
     if not found:
         missing = f"holds no *{suffix} files" if os.path.isdir(path) else "does not exist"
         raise UserError(f"config.data.path={path} {missing}; set it to {what}")
     return found
 
 
+def composed(name: str) -> str:
+    """The name with composed accents, so that names that look the same are the same.
+
+    Some systems write the letter and its accent as two characters, others as one.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def folder_of(path: str) -> Path:
     """The folder of the files that `path` (a folder, a file or a glob) names."""
-    found = Path(os.path.expanduser(path))
+    found = _existing_part(os.path.expanduser(path))
     return found if found.is_dir() else found.parent
+
+
+def _existing_part(path: str) -> Path:
+    """`path` or the nearest folder above it that exists."""
+    found = Path(path)
+    while not os.path.lexists(found) and found != found.parent:
+        found = found.parent
+    return found
 
 
 def read_range(path: Path, offset: int, size: int, missing: str = "shard is gone") -> bytes:
@@ -117,28 +143,32 @@ def record_stamps(parts: Iterable[tuple[str, int]]) -> np.ndarray:
     return np.concatenate(stamps) if stamps else np.zeros(0, np.uint64)
 
 
-def cache_paths(path: Path, kind: str) -> tuple[Path, Path]:
-    """Where a table about a file may be stored: beside the file, or in the user's cache."""
+def cache_paths(path: Path, kind: str) -> tuple[Path, ...]:
+    """Where a table about a file may be stored: beside the file, or in the user's cache, if any."""
     absolute = path.resolve()
-    name = hashlib.blake2b(str(absolute).encode(), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        absolute.parent / CACHE_FOLDER / f"{path.name}.{kind}",
-        cache / "imagen_jax" / "offsets" / f"{name}.{kind}",
-    )
+    beside = absolute.parent / CACHE_FOLDER / f"{path.name}.{kind}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    # Without a home, `~` stays as it is, and would be a folder of this name.
+    if not cache.is_absolute():
+        return (beside,)
+    name = hashlib.blake2b(os.fsencode(absolute), digest_size=16).hexdigest()
+    return beside, cache / "imagen_jax" / "offsets" / f"{name}.{kind}"
 
 
 def write_cache(path: Path, kind: str, data: bytes) -> None:
     """Stores a table about a file at the first of its `cache_paths` that can be written.
 
     Raises:
-      OSError: neither can.
+      OSError: none of them can.
     """
-    beside, cached = cache_paths(path, kind)
-    try:
-        _write(beside, data)
-    except OSError:
-        _write(cached, data)
+    places = cache_paths(path, kind)
+    for place in places:
+        try:
+            _write(place, data)
+            return
+        except OSError:
+            if place == places[-1]:
+                raise
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -25,6 +25,7 @@ from imagen_jax.data.formats.files import (
     write_cache,
 )
 from imagen_jax.data.parts import locate
+from imagen_jax.errors import UserError
 from imagen_jax.progress import ProgressLine
 
 FORMAT = 2
@@ -181,5 +182,12 @@ def _build(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) 
     rows = table.rows.reshape(-1, columns).astype("<i8")
     header = (table.left_out, table.is_cut, len(rows), columns, len(table.extra))
     data = np.array((FORMAT, *size_and_time, *header), "<i8").tobytes()
-    write_cache(path, kind, data + rows.tobytes() + table.extra)
+    try:
+        write_cache(path, kind, data + rows.tobytes() + table.extra)
+    except OSError as error:
+        places = " or ".join(str(place.parent) for place in cache_paths(path, kind))
+        raise UserError(
+            f"the index of {path} cannot be written to {places} ({error}); make such a folder "
+            "writable, or set the environment variable XDG_CACHE_HOME to one that is"
+        ) from error
     return _load(path, kind, columns)
