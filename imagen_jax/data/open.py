@@ -82,7 +82,7 @@ def load_records(config: SourceConfig, split: str | None) -> Records:
         a library is not installed.
     """
     if config.source == "folder":
-        records: Records = FolderRecords(config.path, split)
+        records: Records = FolderRecords(config.path, split, config.captions, config.label_names)
     elif config.source in _FORMATS:
         records = _FORMATS[config.source](config)
         _check_not_empty(config, records)

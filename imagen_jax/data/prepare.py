@@ -151,6 +151,10 @@ def _meta(config: DataConfig, records: Records, image_size: int) -> dict[str, An
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
     values = {name: getattr(config, name) for name in (*fields, *filters)}
     values["caption_fields"] = list(config.caption_fields)
+    if config.captions != "text":
+        values["captions"] = config.captions
+        values["label_field"] = config.label_field
+        values["label_names"] = list(config.label_names)
     if config.min_side or config.source in DRAWN_SOURCES:
         values["image_size"] = image_size
     if getattr(records, "num_held_out", None) is not None:

@@ -31,7 +31,8 @@ class Record:
     Attributes:
       key: identifies the record within its source.
       image: the bytes of a picture file.
-      captions: of the picture, each on one line; empty captions are left out.
+      captions: of the picture, each on one line; empty captions are left out. If the set is read
+        without captions, the only one is empty.
       score: the number that `min_score` is compared with, None if there is none.
     """
 
@@ -107,6 +108,8 @@ class ItemFilter:
           BadItem: the record has no caption.
           FilteredItem: all captions are too short or too long.
         """
+        if record.captions == ("",):
+            return record.captions  # a set that is read without captions
         if not record.captions:
             raise BadItem(f"{record.key} has no caption", "no caption")
         maximum = self.max_caption_length or math.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,28 +12,66 @@ from imagen_jax.errors import UserError
 
 # Where captions and pictures are looked for if the config names no field.
 CAPTION_FIELDS = ("caption", "captions", "captions/text", "text", "TEXT", "sentences")
-IMAGE_FIELDS = ("image", "jpg", "png", "webp", "img", "image_bytes", "bytes")
+IMAGE_FIELDS = (
+    "image",
+    "jpg",
+    "png",
+    "webp",
+    "img",
+    "image_bytes",
+    "bytes",
+    # Paths of picture files.
+    "image_path",
+    "file_name",
+)
+
+
+def find_image_field(config: SourceConfig, available: Collection[str]) -> str:
+    """The field of the pictures, "" if there is none."""
+    candidates = (config.image_field,) if config.image_field else IMAGE_FIELDS
+    return next((name for name in candidates if name in available), "")
 
 
 def choose_image_field(config: SourceConfig, available: Iterable[str]) -> str:
     """The field of the pictures. Raises UserError if there is none."""
     available = list(available)
-    candidates = [config.image_field] if config.image_field else IMAGE_FIELDS
-    for name in candidates:
-        if name in available:
-            return name
+    if name := find_image_field(config, available):
+        return name
+    candidates = (config.image_field,) if config.image_field else IMAGE_FIELDS
     raise UserError(
         f"config.data.path={config.path} has no column {' or '.join(candidates)}; it has "
         f"{', '.join(available)} (set config.data.image_field)"
     )
 
 
+def check_fields(config: SourceConfig, available: Iterable[str]) -> None:
+    """Raises UserError if the columns of captions or of the score are missing."""
+    available = list(available)
+    wanted = [config.score_field] if config.score_field else []
+    wanted += config.caption_fields if config.captions == "text" else ()
+    for field in wanted:
+        if field.split("/")[0] not in available:
+            raise UserError(
+                f"config.data.path={config.path} has no column {field.split('/')[0]}; it has "
+                f"{', '.join(available)}"
+            )
+    if config.captions != "text" or config.caption_fields:
+        return
+    if not any(field.split("/")[0] in available for field in CAPTION_FIELDS):
+        raise UserError(
+            f"config.data.path={config.path} has no column of captions "
+            f"({', '.join(CAPTION_FIELDS)}); it has {', '.join(available)}. Name the column in "
+            "config.data.caption_fields, or set config.data.captions to 'labels' (the names of "
+            "the classes) or 'none' (train without captions)"
+        )
+
+
 def captions_in_fields(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
     """The captions in the named fields; without names, those of the first usual field with any."""
     if fields:
-        return tuple(c for field in fields for c in captions_in_value(_nested(values, field)))
+        return tuple(c for field in fields for c in captions_in_value(nested(values, field)))
     for field in CAPTION_FIELDS:
-        if found := captions_in_value(_nested(values, field)):
+        if found := captions_in_value(nested(values, field)):
             return tuple(found)
     return ()
 
@@ -68,14 +106,14 @@ def clean_caption(value: str | bytes) -> str:
 
 def score_in_field(values: Mapping[str, Any], field: str) -> float | None:
     """The number in `field`, None if there is none."""
-    value = _nested(values, field) if field else None
+    value = nested(values, field) if field else None
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
         return None
 
 
-def _nested(values: Any, field: str) -> Any:
+def nested(values: Any, field: str) -> Any:
     """`values["a"]["b"]` for the field "a/b", None if a key is missing."""
     for name in field.split("/"):
         if not isinstance(values, Mapping) or name not in values:

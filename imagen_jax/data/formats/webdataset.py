@@ -16,7 +16,14 @@ import numpy as np
 
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.formats.fields import captions_in_fields, clean_caption, score_in_field
-from imagen_jax.data.formats.files import EXTENSIONS, find_files, folder_of, read_range
+from imagen_jax.data.formats.files import (
+    EXTENSIONS,
+    composed,
+    find_files,
+    folder_of,
+    read_range,
+)
+from imagen_jax.data.formats.labels import check_first_labels, label_captions
 from imagen_jax.data.formats.offsets import Table, load_indices
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
@@ -30,6 +37,7 @@ class TarRecords:
 
     Each shard is scanned once for its items; what is found is stored, see `offsets`. The caption is
     the `.txt`. If there is none, or `caption_fields` names other fields, it comes from the JSON.
+    A label is the `.cls`, or else a field of the JSON.
 
     Args:
       config: `path` is a folder with `.tar` files below it, or a glob of them. `image_field` is
@@ -49,13 +57,15 @@ class TarRecords:
         extension = config.image_field.lstrip(".").lower()
         self.folder = folder_of(config.path)
         self._extension = extension
+        self._config = config
         self._fields = config.caption_fields
         self._score_field = config.score_field
         self._shards = load_indices(
             paths,
-            f"tar-{extension or 'any'}",
+            f"tar-{extension or 'any'}"
+            + ("" if config.captions == "text" else f"-{config.captions}"),
             _COLUMNS,
-            lambda path: index_tar(path, extension),
+            lambda path: index_tar(path, extension, config.captions),
         )
         left_out = sum(index.left_out for index in self._shards.indices)
         counts = {
@@ -64,6 +74,8 @@ class TarRecords:
             "shards cannot be read": self._shards.unreadable,
         }
         self.skipped = collections.Counter({what: n for what, n in counts.items() if n})
+        if config.captions == "labels":
+            check_first_labels(config, self)
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -83,32 +95,48 @@ class TarRecords:
         values = {}
         # Most sets do not need the JSON, which saves a read.
         if json_size >= 0 and (
-            self._score_field or text_size < 0 or any(f != "txt" for f in self._fields)
+            self._score_field
+            or (text_size < 0 and self._config.captions != "none")
+            or self._config.label_field
+            or any(f != "txt" for f in self._fields)
         ):
             values = _parse_json(read_range(shard.path, json_offset, json_size), key)
+        text_data = b""
+        if text_size >= 0 and self._config.captions != "none":
+            text_data = read_range(shard.path, text, text_size)
+        return Record(
+            key=key,
+            image=read_range(shard.path, image, image_size),
+            captions=self._captions(text_data, values),
+            score=score_in_field(values, self._score_field),
+        )
+
+    def _captions(self, text: bytes, values: dict) -> tuple[str, ...]:
+        """The captions in the `.txt` (or `.cls`) and the JSON of an item."""
+        if self._config.captions == "none":
+            return ("",)
+        if self._config.captions == "labels":
+            found = values if not text or self._config.label_field else {"cls": text}
+            return tuple(label_captions(found, self._config, self._config.label_names))
         captions: tuple[str, ...] = ()
-        if text_size >= 0 and (not self._fields or "txt" in self._fields):
-            caption = clean_caption(read_range(shard.path, text, text_size))
+        if text and (not self._fields or "txt" in self._fields):
+            caption = clean_caption(text)
             captions = (caption,) if caption else ()
         if self._fields or not captions:
             names = tuple(field for field in self._fields if field != "txt")
             if names or not self._fields:
                 captions += captions_in_fields(values, names)
-        return Record(
-            key=key,
-            image=read_range(shard.path, image, image_size),
-            captions=captions,
-            score=score_in_field(values, self._score_field),
-        )
+        return captions
 
 
-def index_tar(path: Path, extension: str = "") -> Table:
+def index_tar(path: Path, extension: str = "", captions: str = "text") -> Table:
     """Scans one tar: `[N, 6]`, offset and size of picture, `.txt` and `.json` of each item.
 
-    If the tar is cut short, an item that is not whole is left out. Raises OSError if the file
-    cannot be read.
+    For labels, the `.cls` takes the place of the `.txt`. If the tar is cut short, an item that is
+    not whole is left out. Raises OSError if the file cannot be read.
     """
     extensions = {f".{extension}"} if extension else set(EXTENSIONS)
+    text_suffix = ".cls" if captions == "labels" else ".txt"
     rows: list[list[int]] = []
     left_out = 0
     key, row = None, [-1] * _COLUMNS
@@ -116,7 +144,7 @@ def index_tar(path: Path, extension: str = "") -> Table:
     def close() -> None:
         """Adds the item whose files were read."""
         nonlocal left_out
-        if row[1] >= 0 and (row[3] >= 0 or row[5] >= 0):
+        if row[1] >= 0 and (row[3] >= 0 or row[5] >= 0 or captions == "none"):
             rows.append(row)
         elif key is not None and any(size >= 0 for size in row[1::2]):
             left_out += 1
@@ -139,13 +167,13 @@ def index_tar(path: Path, extension: str = "") -> Table:
                 stem, _, suffix = name.partition(".")
                 if not stem:
                     continue
-                if (folder, stem) != key:
+                if (folder, composed(stem)) != key:
                     close()
-                    key, row = (folder, stem), [-1] * _COLUMNS
+                    key, row = (folder, composed(stem)), [-1] * _COLUMNS
                 suffix = f".{suffix.lower()}"
                 if suffix in extensions and row[1] < 0:
                     row[:2] = member.offset_data, member.size
-                elif suffix == ".txt":
+                elif suffix == text_suffix:
                     row[2:4] = member.offset_data, member.size
                 elif suffix == ".json":
                     row[4:6] = member.offset_data, member.size
