@@ -7,6 +7,9 @@ import dataclasses
 from imagen_jax.checks import check_at_least, check_choice, check_positive, check_unit_interval
 from imagen_jax.errors import UserError
 
+# The default of `max_pixels`: 8192 x 8192. Pillow refuses pictures above its own limit.
+MAX_PIXELS = 1 << 26
+PILLOW_MAX_PIXELS = 178_956_970
 # Sources whose pictures are drawn by the program, all of them square.
 DRAWN_SOURCES = ("shapes", "emoji", "icons")
 SOURCES = (
@@ -126,6 +129,9 @@ class DataConfig(SourceConfig):
       min_caption_length, max_caption_length: characters; captions outside are not drawn, and a
         picture is left out if none remains (0: any).
       min_score: the least `score_field`; pictures without one are left out.
+      max_pixels: pictures with more pixels count as unreadable: a small file can be a picture that
+        takes gigabytes to decode. A reading thread needs up to 4 bytes a pixel, 16 for WebP. JPEGs
+        that are not progressive are reduced while they are decoded; what remains counts.
       max_bad_share: a run stops when a greater share of the pictures cannot be read.
       embeddings: directory of stored text embeddings (python -m imagen_jax.cli.encode_text); empty:
         the encoder runs beside the training step.
@@ -145,6 +151,7 @@ class DataConfig(SourceConfig):
     min_caption_length: int = 0
     max_caption_length: int = 0
     min_score: float = 0.0
+    max_pixels: int = MAX_PIXELS
     max_bad_share: float = 0.1
     embeddings: str = ""
     flip: bool = False
@@ -156,6 +163,11 @@ class DataConfig(SourceConfig):
         check_at_least("num_threads", self.num_threads, 1)
         for field in ("num_workers", "min_side", "min_caption_length", "max_caption_length"):
             check_at_least(field, getattr(self, field), 0)
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise UserError(
+                f"max_pixels={self.max_pixels} must be in [1, {PILLOW_MAX_PIXELS}]; Pillow reads "
+                "no picture with more"
+            )
         check_unit_interval("max_bad_share", self.max_bad_share)
         if self.max_aspect and self.max_aspect < 1:
             raise UserError(

@@ -173,7 +173,10 @@ def _convert(
         item_filter.check_score(record)
         # Decoding to a single pixel is the fastest check that the whole file can be read.
         decode_image(
-            record.image, 1, lambda *size: item_filter.check_size(*size, (image_size, image_size))
+            record.image,
+            1,
+            lambda *size: item_filter.check_size(*size, (image_size, image_size)),
+            item_filter.max_pixels,
         )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import MAX_PIXELS, DataConfig
 from imagen_jax.data.images import decode_crop
 from imagen_jax.data.source import BadItem, FilteredItem, Item
 
@@ -82,13 +82,17 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemFilter:
-    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig."""
+    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig.
+
+    `max_pixels` cannot be switched off; pictures with more count as unreadable.
+    """
 
     min_side: float = 0.0
     max_aspect: float = 0.0
     min_caption_length: int = 0
     max_caption_length: int = 0
     min_score: float | None = None
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, config: DataConfig, has_score: bool) -> ItemFilter:
@@ -99,6 +103,7 @@ class ItemFilter:
             min_caption_length=config.min_caption_length,
             max_caption_length=config.max_caption_length,
             min_score=config.min_score if has_score else None,
+            max_pixels=config.max_pixels,
         )
 
     def select_captions(self, record: Record) -> tuple[str, ...]:
@@ -179,7 +184,7 @@ class DecodedRecords:
             self.item_filter.check_size(width, height, shape)
 
         try:
-            image = decode_crop(record.image, *shape, check_size)
+            image = decode_crop(record.image, *shape, check_size, self.item_filter.max_pixels)
         except FilteredItem:
             raise
         except BadItem as error:

@@ -17,6 +17,7 @@ from imagen_jax.training.state import TrainState
 # intervals, paths and devices. Any other change would make a different run in the same directory.
 CHANGEABLE = (
     "data.max_bad_share",
+    "data.max_pixels",
     "data.num_threads",
     "data.num_workers",
     "data.path",
