@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import warnings
 from collections.abc import Callable
@@ -18,12 +19,80 @@ if TYPE_CHECKING:
 
 WHITE = (255, 255, 255)
 
-# Common picture formats (MPO is read as JPEG). Of Pillow's other formats, some start external
-# programs (EPS) and some are not pictures.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# Common picture formats (MPO is read as JPEG) and the endings of their files. Of Pillow's other
+# formats, some start external programs (EPS) and some are not pictures.
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_AVIF, _HEIF = (".avif",), (".heic", ".heif", ".hif")
+# Pictures that are not read, and are counted by these endings.
+# fmt: off
+_OTHER_ENDINGS = frozenset((
+    *_AVIF, *_HEIF,
+    ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".xcf", ".tga", ".ico", ".exr", ".hdr", ".dng",
+    ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".raw", ".dds", ".eps", ".pcx", ".icns", ".qoi",
+))
+# fmt: on
+# Beginnings of the brands in the first bytes of HEIC files.
+_HEIF_BRANDS = (b"hei", b"hev", b"mif", b"msf")
 # A picture with more pixels is converted in strips of this many, and reduced at the same time. A
 # copy of the whole in another mode takes four bytes a pixel, or eight.
 _LARGE, _STRIP = 1 << 22, 1 << 20
+
+
+@functools.cache
+def _formats() -> dict[str, tuple[str, ...]]:
+    """The formats that can be read here with their endings; two of them need plugins."""
+    from PIL import features
+
+    formats = dict(_FORMATS)
+    try:
+        has_avif = features.check("avif")
+    except ValueError:  # unknown to Pillow before 11.3
+        has_avif = False
+    if has_avif or importlib.util.find_spec("pillow_avif"):
+        if not has_avif:
+            importlib.import_module("pillow_avif")
+        formats["AVIF"] = _AVIF
+    try:
+        import pillow_heif
+    except ImportError:
+        return formats
+    pillow_heif.register_heif_opener()
+    return formats | {"HEIF": _HEIF}
+
+
+def picture_endings() -> tuple[str, ...]:
+    """The endings, such as ".jpg", of picture files that can be read here."""
+    return tuple(ending for endings in _formats().values() for ending in endings)
+
+
+def plugins() -> str:
+    """Which formats can be read here beside the usual ones, as text; "" for none."""
+    found = "-heif" if ".heic" in picture_endings() else ""
+    return found if ".avif" in picture_endings() else f"{found}-without-avif"
+
+
+def why_not_read(ending: str) -> str:
+    """Why pictures with an ending are not read, as text; "" if it is not that of such a picture.
+
+    Args:
+      ending: such as ".heic", in lower case.
+    """
+    if ending not in _OTHER_ENDINGS or ending in picture_endings():
+        return ""
+    remedy = "convert them to JPEG or PNG"
+    if ending in _HEIF:
+        remedy = "pip install 'imagen-jax[heif]' to read them"
+    elif ending in _AVIF:
+        remedy = "pip install 'pillow>=11.3' to read them"
+    return f"pictures ending in {ending} are not read: {remedy}"
 
 
 def decode_image(
@@ -68,7 +137,7 @@ def decode_crop(
         raise BadItem("the file is empty", "empty file")
     try:
         _silence_warnings()
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=tuple(_formats())) as image:
             # A square result does not depend on the orientation.
             size = image.size if height == width else upright_size(image)
             if check_size is not None:
@@ -86,6 +155,11 @@ def decode_crop(
     except BadItem:
         raise
     except UnidentifiedImageError as error:
+        if ".heic" not in picture_endings() and data[4:8] == b"ftyp" and data[8:11] in _HEIF_BRANDS:
+            raise BadItem(
+                "HEIC pictures are read after pip install 'imagen-jax[heif]'",
+                "HEIC picture, which needs the extra heif",
+            ) from error
         raise BadItem(f"{type(error).__name__}: not a picture", "not a picture") from error
     except Image.DecompressionBombError as error:
         raise BadItem(f"{type(error).__name__}: {error}", "too many pixels") from error
@@ -113,19 +187,19 @@ def _check_pixels(stored: tuple[int, int], image: Image.Image, max_pixels: int) 
         )
 
 
-def stored_size(data: bytes, formats: tuple[str, ...] = _FORMATS) -> tuple[int, int]:
+def stored_size(data: bytes, formats: tuple[str, ...] | None = None) -> tuple[int, int]:
     """Width and height of a picture file once it is upright, from its header without decoding.
 
     A PNG file that stores its orientation after its pixels, which is rare, counts as upright.
 
     Raises:
-      BadItem: the bytes do not start with a picture header of one of the formats.
+      BadItem: the bytes do not start with a picture header of one of the formats (None: any).
     """
     from PIL import Image
 
     try:
         _silence_warnings()
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=formats or tuple(_formats())) as image:
             return upright_size(image)
     # As in `decode_crop`.
     except Exception as error:

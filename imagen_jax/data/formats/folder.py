@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.data.formats.fields import clean_caption
-from imagen_jax.data.formats.files import EXTENSIONS, composed, file_stamp, record_stamps
+from imagen_jax.data.formats.files import composed, file_stamp, record_stamps
 from imagen_jax.data.formats.labels import label_words
+from imagen_jax.data.images import picture_endings
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem, hash01
 from imagen_jax.errors import UserError
@@ -122,7 +123,7 @@ class FolderRecords:
             texts = {composed(name): name for name in names if name.endswith(".txt")}
             for name in names:
                 stem, extension = os.path.splitext(name)
-                if extension.lower() not in EXTENSIONS:
+                if extension.lower() not in picture_endings():
                     continue
                 pictures.add(folder / name)
                 text = texts.get(composed(f"{stem}.txt"))

@@ -8,11 +8,13 @@ one row from disk. Nothing is kept in memory, however large the set is.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import itertools
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,9 @@ from imagen_jax.data.parts import locate
 from imagen_jax.errors import UserError
 from imagen_jax.progress import ProgressLine
 
-FORMAT = 2
-# Integers before the rows: the format, size and time of the indexed file, items without a picture
-# or caption, whether the file is cut short, rows, columns, and bytes after the rows.
+FORMAT = 3
+# Integers before the rows: the format, size and time of the indexed file, bytes of what was left
+# out (JSON, at the end), whether the file is cut short, rows, columns, and bytes after the rows.
 _HEADER = 8
 
 
@@ -40,13 +42,13 @@ class Table:
 
     Attributes:
       rows: `[N, C]` int64.
-      left_out: incomplete items, for example those without a caption.
+      left_out: what is no item, for example pictures without a caption (reason: number).
       is_cut: whether the file ends earlier than its format says.
       extra: bytes that the rows may refer to.
     """
 
     rows: np.ndarray
-    left_out: int = 0
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     is_cut: bool = False
     extra: bytes = b""
 
@@ -59,7 +61,7 @@ class Index:
     stored: Path
     columns: int
     length: int
-    left_out: int
+    left_out: Mapping[str, int]
     is_cut: bool
 
     def row(self, index: int) -> tuple[int, ...]:
@@ -90,6 +92,14 @@ class IndexedFiles:
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
+
+    @property
+    def left_out(self) -> collections.Counter[str]:
+        """What is no item in all files (reason: number)."""
+        total: collections.Counter[str] = collections.Counter()
+        for index in self.indices:
+            total.update(index.left_out)
+        return total
 
     @property
     def num_cut(self) -> int:
@@ -154,19 +164,20 @@ def _load(path: Path, kind: str, columns: int) -> Index | None:
         try:
             with open(stored, "rb") as file:
                 data = file.read(8 * _HEADER)
-            stored_size = stored.stat().st_size
-            size_and_time = _size_and_time(path)
-        except OSError:
+                if len(data) < 8 * _HEADER:
+                    continue
+                header = np.frombuffer(data, "<i8").tolist()
+                if header[:3] != [FORMAT, *_size_and_time(path)]:
+                    continue
+                reasons, is_cut, length, stored_columns, extra = header[3:]
+                end = 8 * (_HEADER + length * columns) + extra
+                if stored.stat().st_size != end + reasons or stored_columns != columns:
+                    continue
+                file.seek(end)
+                left_out = json.loads(file.read(reasons))
+        except (OSError, ValueError):
             continue
-        if len(data) < 8 * _HEADER:
-            continue
-        header = np.frombuffer(data, "<i8").tolist()
-        if header[:3] != [FORMAT, *size_and_time]:
-            continue
-        left_out, is_cut, length, stored_columns, extra = header[3:]
-        is_whole = stored_size == 8 * (_HEADER + length * columns) + extra
-        if is_whole and stored_columns == columns:
-            return Index(path, stored, columns, length, left_out, bool(is_cut))
+        return Index(path, stored, columns, length, left_out, bool(is_cut))
     return None
 
 
@@ -180,10 +191,11 @@ def _build(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) 
     except OSError:
         return None
     rows = table.rows.reshape(-1, columns).astype("<i8")
-    header = (table.left_out, table.is_cut, len(rows), columns, len(table.extra))
+    left_out = json.dumps(table.left_out).encode()
+    header = (len(left_out), table.is_cut, len(rows), columns, len(table.extra))
     data = np.array((FORMAT, *size_and_time, *header), "<i8").tobytes()
     try:
-        write_cache(path, kind, data + rows.tobytes() + table.extra)
+        write_cache(path, kind, data + rows.tobytes() + table.extra + left_out)
     except OSError as error:
         places = " or ".join(str(place.parent) for place in cache_paths(path, kind))
         raise UserError(

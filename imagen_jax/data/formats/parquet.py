@@ -56,6 +56,8 @@ _NUM_KEPT = 2
 # Changes when the index holds something else.
 _VERSION = 2
 _LARGE_BYTES = 16 << 20
+# What an index leaves out.
+_NULL = "rows without a picture (null)"
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class ParquetRecords:
             for index in self._files.indices
             if index.left_out and not index.length and not _has_pictures(self._config, index.path)
         ]
-        nulls = sum(index.left_out for index in self._files.indices if index not in bare)
+        nulls = sum(i.left_out.get(_NULL, 0) for i in self._files.indices if i not in bare)
         counts = {
             "rows without a picture (their download failed)": nulls,
             "files without a column of pictures": len(bare),
@@ -268,7 +270,7 @@ class _Indexer:
         except pa.ArrowException as error:
             raise OSError(str(error)) from error
         table = np.array(rows, np.int64).reshape(-1, _COLUMNS)
-        return Table(table, left_out, extra=bytes(extra))
+        return Table(table, {_NULL: left_out} if left_out else {}, extra=bytes(extra))
 
     def _places(
         self, path: Path, file: pyarrow.parquet.ParquetFile, group: int, fields: TableFields
