@@ -22,7 +22,7 @@ from imagen_jax.data.formats.array_record import (
     encode_record,
 )
 from imagen_jax.data.images import decode_image
-from imagen_jax.data.open import load_records, load_source
+from imagen_jax.data.open import check_settings_are_read, load_records, load_source
 from imagen_jax.data.records import ItemFilter, Record, Records
 from imagen_jax.data.source import BadItem, FilteredItem, Source
 from imagen_jax.errors import UserError
@@ -92,6 +92,7 @@ def open_records(config: DataConfig, image_size: int) -> Records:
         return IconRecords(config.path, None, image_size)
     if config.source in DRAWN_SOURCES:
         return _DrawnRecords(load_source(config, "train", image_size))
+    check_settings_are_read(config)
     return load_records(config, None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,10 @@ from imagen_jax.data.source import BadItem, FilteredItem, Item
 # Every twentieth record is held out, unless the set is smaller than the minimum.
 HELD_OUT_EVERY = 20
 HELD_OUT_MINIMUM = 100
+# In a caption: stands for bytes that are no character.
+UNREADABLE = "\ufffd"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +155,27 @@ class DecodedRecords:
     image_size: int
     item_filter: ItemFilter = ItemFilter()
     endless: bool = dataclasses.field(default=False, init=False)
+    # Whether a caption with unreadable characters was met; only the first is logged.
+    _has_warned: list[str] = dataclasses.field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def _warn_of_unreadable(self, record: Record) -> None:
+        unreadable = next((c for c in record.captions if UNREADABLE in c), None)
+        if unreadable is None or self._has_warned:
+            return
+        self._has_warned.append(record.key)
+        logger.warning(
+            "%s: a caption of %s has characters that cannot be read (U+FFFD, also for NUL): %r; "
+            "captions are read as UTF-8, or as UTF-16 with a byte order mark. check_data counts "
+            "such captions; further ones are not logged",
+            self.records.folder,
+            record.key,
+            unreadable[:80],
+        )
 
     def item(self, index: int) -> Item:
         return self.item_of_shape(index, (self.image_size, self.image_size))
@@ -177,6 +200,7 @@ class DecodedRecords:
         record = self.records.record(index)
         captions = self.item_filter.select_captions(record)
         self.item_filter.check_score(record)
+        self._warn_of_unreadable(record)
 
         def check_size(width: int, height: int) -> None:
             if on_size is not None:

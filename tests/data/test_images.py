@@ -158,6 +158,28 @@ def test_pixels_of_a_jpeg_count_after_it_is_reduced():
         decode_image(encode(large, "jpeg", progressive=True), 16, **limit)
 
 
+def test_heic_without_the_plugin_names_it(monkeypatch):
+    monkeypatch.setattr(images, "_formats", lambda: {"PNG": (".png",)})
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    with pytest.raises(BadItem, match=r"imagen-jax\[heif\]") as caught:
+        decode_image(head, 16)
+    assert "extra heif" in caught.value.kind
+
+
+@pytest.mark.slow
+def test_heic_with_the_plugin():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    images._formats.cache_clear()
+    assert ".heic" in images.picture_endings()
+    check_halves(decode_image(encode(halves(), "heif", quality=95), 16), 20)
+    assert images.stored_size(encode(halves(48, 32), "heif")) == (48, 32)
+
+
+def test_avif():
+    check_halves(decode_image(encode(halves(), "avif", quality=95), 16), 20)
+
+
 MODES = ("1", "L", "LA", "P", "P with transparency", "RGB", "RGBA", "CMYK", "I;16")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +26,8 @@ IMAGE_FIELDS = (
     "image_path",
     "file_name",
 )
+
+_NO_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 
 def find_image_field(config: SourceConfig, available: Collection[str]) -> str:
@@ -68,11 +72,14 @@ def check_fields(config: SourceConfig, available: Iterable[str]) -> None:
 
 def captions_in_fields(values: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:
     """The captions in the named fields; without names, those of the first usual field with any."""
-    if fields:
-        return tuple(c for field in fields for c in captions_in_value(nested(values, field)))
-    for field in CAPTION_FIELDS:
-        if found := captions_in_value(nested(values, field)):
-            return tuple(found)
+    try:
+        if fields:
+            return tuple(c for field in fields for c in captions_in_value(nested(values, field)))
+        for field in CAPTION_FIELDS:
+            if found := captions_in_value(nested(values, field)):
+                return tuple(found)
+    except RecursionError:  # nothing that a program writes
+        pass
     return ()
 
 
@@ -97,11 +104,59 @@ def captions_in_value(value: Any) -> list[str]:
     return []
 
 
+def captions_of_files(
+    text: bytes, values: Mapping[str, Any], fields: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The captions in the files beside a picture.
+
+    Args:
+      text: what the `.txt` holds.
+      values: what the JSON holds.
+      fields: keys of the JSON, and "txt". Without names, the caption is the text; if that is empty,
+        the captions are those in the usual fields of the JSON.
+    """
+    caption = clean_caption(text) if not fields or "txt" in fields else ""
+    names = tuple(field for field in fields if field != "txt")
+    found = captions_in_fields(values, names) if names or not (fields or caption) else ()
+    return (caption, *found) if caption else found
+
+
+def needs_json(text: bytes, fields: tuple[str, ...], score_field: str) -> bool:
+    """Whether captions or score may be in the JSON; see `captions_of_files`."""
+    if score_field or any(field != "txt" for field in fields):
+        return True
+    return not fields and not clean_caption(text)
+
+
 def clean_caption(value: str | bytes) -> str:
-    """The caption on one line; bytes that are not UTF-8 become U+FFFD."""
+    """The caption on one line. What is no character becomes U+FFFD: NULs, halves of surrogates."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8-sig", errors="replace")
-    return " ".join(value.split())
+        value = decode_text(value)
+    return " ".join(_NO_CHARACTERS.sub("\ufffd", value).split())
+
+
+def decode_text(data: bytes) -> str:
+    """Text in UTF-8; in UTF-16 or UTF-32 with a byte order mark or ASCII at its start.
+
+    Bytes that stand for no character become U+FFFD.
+    """
+    return data.decode(encoding_of(data[:4]), errors="replace")
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text by its first four bytes, by the rules for JSON (RFC 4627)."""
+    return json.detect_encoding(head)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The object in a JSON text. Raises ValueError if there is none."""
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("the JSON is not an object")
+    return values
 
 
 def score_in_field(values: Mapping[str, Any], field: str) -> float | None:
@@ -109,7 +164,7 @@ def score_in_field(values: Mapping[str, Any], field: str) -> float | None:
     value = nested(values, field) if field else None
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import collections
-import json
 
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import captions_in_fields, clean_caption, score_in_field
+from imagen_jax.data.formats.fields import (
+    captions_of_files,
+    decode_text,
+    needs_json,
+    parse_object,
+    score_in_field,
+)
 from imagen_jax.data.formats.files import find_files, folder_of, read_range
 from imagen_jax.data.formats.labels import check_first_labels, label_captions
 from imagen_jax.data.formats.offsets import load_indices
@@ -81,18 +86,13 @@ class TarRecords:
         shard, row = self._shards.locate(index)
         image, image_size, text, text_size, json_offset, json_size = shard.row(row)
         key = f"{shard.path.name}[{row}]"
-        values = {}
-        # Most sets do not need the JSON, which saves a read.
-        if json_size >= 0 and (
-            self._score_field
-            or (text_size < 0 and self._config.captions != "none")
-            or self._config.label_field
-            or any(f != "txt" for f in self._fields)
-        ):
-            values = _parse_json(read_range(shard.path, json_offset, json_size), key)
         text_data = b""
         if text_size >= 0 and self._config.captions != "none":
             text_data = read_range(shard.path, text, text_size)
+        values = {}
+        # Most sets do not need the JSON, which saves a read.
+        if json_size >= 0 and self._needs_json(text_data):
+            values = _parse_json(read_range(shard.path, json_offset, json_size), key)
         return Record(
             key=key,
             image=read_range(shard.path, image, image_size),
@@ -107,22 +107,20 @@ class TarRecords:
         if self._config.captions == "labels":
             found = values if not text or self._config.label_field else {"cls": text}
             return tuple(label_captions(found, self._config, self._config.label_names))
-        captions: tuple[str, ...] = ()
-        if text and (not self._fields or "txt" in self._fields):
-            caption = clean_caption(text)
-            captions = (caption,) if caption else ()
-        if self._fields or not captions:
-            names = tuple(field for field in self._fields if field != "txt")
-            if names or not self._fields:
-                captions += captions_in_fields(values, names)
-        return captions
+        return captions_of_files(text, values, self._fields)
+
+    def _needs_json(self, text: bytes) -> bool:
+        """Whether the JSON of an item is needed beside what its `.txt` or `.cls` holds."""
+        match self._config.captions:
+            case "text":
+                return needs_json(text, self._fields, self._score_field)
+            case "labels":
+                return bool(self._score_field or self._config.label_field or not text)
+        return bool(self._score_field)
 
 
 def _parse_json(data: bytes, key: str) -> dict:
     try:
-        values = json.loads(data.decode("utf-8-sig", errors="replace"))
+        return parse_object(decode_text(data))
     except ValueError as error:
         raise BadItem(f"{key}: {error}", "damaged JSON") from error
-    if not isinstance(values, dict):
-        raise BadItem(f"{key}: the JSON is not an object", "damaged JSON")
-    return values

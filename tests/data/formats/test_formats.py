@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data import images
 from imagen_jax.data.formats.array_record import CONTENT, encode_record
 from imagen_jax.data.formats.fields import captions_in_fields, captions_in_value
 from imagen_jax.data.formats.webdataset import TarRecords
@@ -478,7 +479,8 @@ def test_compressed_tars_are_named(tmp_path, name):
     assert len(records) == 1 and sum(records.skipped.values()) == 1
 
 
-def test_hidden_twins_links_and_other_formats_in_tars(tmp_path):
+def test_hidden_twins_links_and_other_formats_in_tars(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_formats", lambda: {"PNG": (".png",), "AVIF": (".avif",)})
     files = layouts.img2dataset_files(0)
     files += [("._a.png", b"\0"), ("__MACOSX/a.png", b"\0"), ("__MACOSX/a.txt", b"no")]
     files += [(".ipynb_checkpoints/b.png", b"\0"), ("./c.png", b"c"), ("./c.txt", b"text of c")]
@@ -642,6 +644,17 @@ def test_filtered_captions_are_not_drawn(tmp_path):
     settings = {"min_caption_length": 2, "max_caption_length": 4}
     item = load_source(config("webdataset", tmp_path, **settings), "train", 8).item(0)
     assert (item.caption, item.other_captions) == ("bbbb", ("dd",))
+
+
+def test_an_empty_text_does_not_hide_the_json(tmp_path):
+    texts = {"0": b"", "1": b"\xff\xfe", "2": "a \u4eac".encode("utf-16")}
+    files = []
+    for name, text in texts.items():
+        files += [(f"{name}.png", layouts.png(0)), (f"{name}.txt", text)]
+        files.append((f"{name}.json", '{"caption": "from json \u4eac"}'.encode("utf-16")))
+    layouts.write_tar(tmp_path / "x.tar", files)
+    records = load_records(config("webdataset", tmp_path), None)
+    assert captions_of(records) == ["from json \u4eac"] * 2 + ["a \u4eac"]
 
 
 def test_a_mix_of_formats(tmp_path):
