@@ -274,3 +274,14 @@ def _no_plugin(monkeypatch):
     images._formats.cache_clear()
     yield
     images._formats.cache_clear()
+
+
+def test_the_limit_of_pixels_is_a_setting(tmp_path):
+    write(tmp_path / "a.png", caption=b"a")  # 20 x 20
+    settings = {"source": "folder", "path": str(tmp_path)}
+    assert load_source(DataConfig(**settings, max_pixels=400), "train", 16).item(0).caption == "a"
+    with pytest.raises(BadItem, match=r"a\.png: 20x20 pixels.*max_pixels=399"):
+        load_source(DataConfig(**settings, max_pixels=399), "train", 16).item(0)
+    for value in (0, 200_000_000):
+        with pytest.raises(UserError, match=f"max_pixels={value}"):
+            DataConfig(**settings, max_pixels=value)
