@@ -15,7 +15,7 @@ from imagen_jax.config.conversion import (
     to_config_dict,
     to_json_dict,
 )
-from imagen_jax.config.data import SOURCES, DataConfig, MixConfig, SourceConfig
+from imagen_jax.config.data import MAX_PIXELS, SOURCES, DataConfig, MixConfig, SourceConfig
 from imagen_jax.config.file import load_config, read_config_file
 from imagen_jax.config.stage import DiffusionConfig, SampleConfig, StageConfig, TrainConfig
 from imagen_jax.config.text import CLEANINGS, TextConfig
@@ -23,6 +23,7 @@ from imagen_jax.parallel.mesh import MeshConfig
 
 __all__ = [
     "CLEANINGS",
+    "MAX_PIXELS",
     "SOURCES",
     "SQUARE",
     "CascadeConfig",

@@ -7,6 +7,9 @@ import dataclasses
 from imagen_jax.checks import check_at_least, check_choice, check_positive, check_unit_interval
 from imagen_jax.errors import UserError
 
+# The default of `max_pixels`: 8192 x 8192. Pillow refuses pictures above its own limit.
+MAX_PIXELS = 1 << 26
+PILLOW_MAX_PIXELS = 178_956_970
 # Sources whose pictures are drawn by the program, all of them square.
 DRAWN_SOURCES = ("shapes", "emoji", "icons")
 SOURCES = (
@@ -19,6 +22,8 @@ SOURCES = (
     "array_record",
     "mix",
 )
+# What the captions are; see SourceConfig.
+CAPTIONS = ("text", "labels", "none")
 # "shapes" is endless: it has no epochs, by which the parts of a mix are weighted.
 MIXABLE_SOURCES = tuple(source for source in SOURCES if source not in ("mix", "shapes"))
 
@@ -32,14 +37,19 @@ class SourceConfig:
         Face datasets save to disk), "tfds" or "array_record" (what prepare_data writes); for
         DataConfig also "mix".
       path: of the files (empty for "emoji": search the usual places for the font).
-      split: "tfds", "parquet" and "arrow": the stored split that is read.
+      split: "tfds", "parquet" and "arrow": the stored split that is read; "train+test" is two.
       image_field: the column or file extension of the pictures (empty: the usual names).
       caption_fields: the columns or JSON keys of the captions, `captions/text` for one in a group
         (empty: the usual names). An image may have several captions; one is drawn each time.
+      captions: "text"; "labels": the names of the classes, for sets without captions; "none": every
+        picture has the empty caption, which trains an unconditional network.
+      label_field: the column or JSON key of the class, a number or a word (empty: the usual names).
+        In a folder, the class is the name of the picture's folder.
+      label_names: the names of the classes by their numbers (empty: those that the set stores).
       score_field: the column or JSON key of a number for `min_score` (empty: none).
 
     Raises:
-      UserError: unknown source.
+      UserError: unknown source or captions, or settings of labels that would be ignored.
     """
 
     source: str = "shapes"
@@ -47,10 +57,43 @@ class SourceConfig:
     split: str = "train"
     image_field: str = ""
     caption_fields: tuple[str, ...] = ()
+    captions: str = "text"
+    label_field: str = ""
+    label_names: tuple[str, ...] = ()
     score_field: str = ""
 
     def __post_init__(self) -> None:
         check_choice("source", self.source, SOURCES)
+        check_choice("captions", self.captions, CAPTIONS)
+        if self.captions != "text" and self.source in (*DRAWN_SOURCES, "mix"):
+            raise UserError(
+                f"captions={self.captions!r} with source={self.source!r}: "
+                + (
+                    "set captions in each part of the mix"
+                    if self.source == "mix"
+                    else "its pictures are drawn from their captions; set captions='text'"
+                )
+            )
+        if self.captions == "labels" and self.source == "array_record":
+            raise UserError(
+                "captions='labels' with source='array_record': a store has the captions that it "
+                "was made with; set captions='labels' for prepare_data and 'text' for the store"
+            )
+        if self.label_field and self.source == "folder":
+            raise UserError(
+                f"label_field={self.label_field!r} with source='folder': there, the class is the "
+                "name of the picture's folder; set label_field=''"
+            )
+        if self.captions != "labels" and (self.label_field or self.label_names):
+            raise UserError(
+                f"label_field={self.label_field!r} and label_names={self.label_names} are read "
+                f"only with captions='labels', not {self.captions!r}"
+            )
+        if self.captions != "text" and self.caption_fields:
+            raise UserError(
+                f"caption_fields={self.caption_fields} are read only with captions='text', not "
+                f"{self.captions!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +129,9 @@ class DataConfig(SourceConfig):
       min_caption_length, max_caption_length: characters; captions outside are not drawn, and a
         picture is left out if none remains (0: any).
       min_score: the least `score_field`; pictures without one are left out.
+      max_pixels: pictures with more pixels count as unreadable: a small file can be a picture that
+        takes gigabytes to decode. A reading thread needs up to 4 bytes a pixel, 16 for WebP. JPEGs
+        that are not progressive are reduced while they are decoded; what remains counts.
       max_bad_share: a run stops when a greater share of the pictures cannot be read.
       if_changed: what a continued run does when the pictures are not those of its checkpoint:
         "refuse", or "warn" (also in each later run). Changed files move other pictures in the
@@ -108,6 +154,7 @@ class DataConfig(SourceConfig):
     min_caption_length: int = 0
     max_caption_length: int = 0
     min_score: float = 0.0
+    max_pixels: int = MAX_PIXELS
     max_bad_share: float = 0.1
     if_changed: str = "refuse"
     embeddings: str = ""
@@ -120,6 +167,11 @@ class DataConfig(SourceConfig):
         check_at_least("num_threads", self.num_threads, 1)
         for field in ("num_workers", "min_side", "min_caption_length", "max_caption_length"):
             check_at_least(field, getattr(self, field), 0)
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise UserError(
+                f"max_pixels={self.max_pixels} must be in [1, {PILLOW_MAX_PIXELS}]; Pillow reads "
+                "no picture with more"
+            )
         check_unit_interval("max_bad_share", self.max_bad_share)
         check_choice("if_changed", self.if_changed, ("refuse", "warn"))
         if self.max_aspect and self.max_aspect < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from imagen_jax.data.records import DecodedRecords
+from imagen_jax.data.records import UNREADABLE, DecodedRecords
 from imagen_jax.data.source import BadItem, FilteredItem, Item, Source
 
 # Examples that are listed for each kind of fault.
@@ -35,6 +35,7 @@ class Findings:
       duplicates: pictures with the same decoded pixels as an earlier one.
       largest_group: size of the largest group of equal pictures.
       repeated_captions: captions equal to an earlier one.
+      unreadable_captions: captions with characters that cannot be read (U+FFFD).
       samples: some items, evenly spread.
       cpu_seconds: CPU time of this process for reading the items.
     """
@@ -54,6 +55,7 @@ class Findings:
     duplicates: int = 0
     largest_group: int = 1
     repeated_captions: int = 0
+    unreadable_captions: int = 0
     samples: list[Item] = dataclasses.field(default_factory=list)
     cpu_seconds: float = 0.0
 
@@ -173,6 +175,7 @@ def _count(
     texts = result.item.captions
     found.captions_per_item[len(texts)] += 1
     found.caption_lengths += map(len, texts)
+    found.unreadable_captions += sum(UNREADABLE in text for text in texts)
     captions.update(_digest(text.encode()) for text in texts)
     pixels[_digest(np.ascontiguousarray(result.item.image).tobytes())] += 1
 

@@ -102,6 +102,10 @@ def summary(found: Findings, rates: Rates) -> str:
             f"captions     {mean:.1f} a picture, median {middle:.0f} characters, 99 % at most "
             f"{high:.0f}"
         )
+    if found.unreadable_captions:
+        lines.append(
+            f"  {found.unreadable_captions:,} with characters that cannot be read (U+FFFD)"
+        )
     if found.widths:
         short = np.minimum(found.widths, found.heights)
         low, middle = np.percentile(short, (5, 50))

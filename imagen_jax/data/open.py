@@ -30,6 +30,17 @@ _FORMATS: dict[str, Callable[[SourceConfig], Records]] = {
     "array_record": PreparedRecords,
 }
 
+# The settings of fields and splits that each source reads. A setting that does nothing is refused.
+_FIELDS = ("split", "image_field", "caption_fields", "score_field")
+_READ_BY = {
+    "folder": ("caption_fields", "score_field"),
+    "webdataset": ("image_field", "caption_fields", "score_field"),
+    "parquet": _FIELDS,
+    "arrow": _FIELDS,
+    "tfds": _FIELDS,
+    "array_record": ("score_field",),
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +60,7 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
         raise UserError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     if image_size < 1:
         raise UserError(f"image size is {image_size}; it must be positive")
+    check_settings_are_read(config)
     if config.source == "shapes":
         return ShapesSource(split, image_size, caption_seed)
     if config.source == "mix":
@@ -58,6 +70,26 @@ def load_source(config: DataConfig, split: str, image_size: int, caption_seed: i
         weights = tuple(config.mix[name].weight for name in parts)
         return MixedSource(tuple(parts.values()), weights)
     return _load_part(config, config, split, image_size)
+
+
+def check_settings_are_read(config: DataConfig) -> None:
+    """Raises UserError if a setting of fields, splits or scores does nothing with the source."""
+    parts = {f"config.data.mix.{name}": part for name, part in config.mix.items()}
+    for name, part in {"config.data": config, **parts}.items():
+        for field in _FIELDS:
+            value = getattr(part, field)
+            default = getattr(SourceConfig, field)
+            if value == default or field in _READ_BY.get(part.source, ()):
+                continue
+            remedy = "set it in its parts" if part.source == "mix" else f"set {field}={default!r}"
+            raise UserError(
+                f"{name}.{field}={value!r} does nothing with source={part.source!r}; {remedy}"
+            )
+    if config.min_score and not any(part.score_field for part in (config, *parts.values())):
+        raise UserError(
+            f"config.data.min_score={config.min_score} does nothing without score_field; set "
+            "config.data.score_field to the column or JSON key of the scores"
+        )
 
 
 def _load_part(part: SourceConfig, config: DataConfig, split: str, image_size: int) -> Source:
@@ -82,7 +114,7 @@ def load_records(config: SourceConfig, split: str | None) -> Records:
         a library is not installed.
     """
     if config.source == "folder":
-        records: Records = FolderRecords(config.path, split)
+        records: Records = FolderRecords(config, split)
     elif config.source in _FORMATS:
         records = _FORMATS[config.source](config)
         _check_not_empty(config, records)

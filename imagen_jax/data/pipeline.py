@@ -21,6 +21,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,11 +145,12 @@ def batches(
         crop_size=crop_size,
         crop_multiple=crop_multiple,
     )
-    # Four batches even out the reading times, and take little memory for large pictures.
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4)
-    if num_threads < 1:
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    stream = grain.MapDataset.source(_Batches(row_source, counted)).to_iter_dataset(options)
+    # Four batches even out the reading times, and take little memory for large pictures. More are
+    # read ahead only where four batches have fewer rows than there are threads.
+    ahead = max(4, 1 + -(-num_threads // max(len(rows), 1))) if num_threads > 0 else 0
+    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+    read_batches = _Batches(row_source, counted, num_threads)
+    stream = grain.MapDataset.source(read_batches).to_iter_dataset(options)
     if num_workers:
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_ignore_signals
@@ -358,12 +360,30 @@ class _Rows:
 
 
 class _Batches:
-    """The batches of this process, as Grain reads them. See `batches` for `counted`."""
+    """The batches of this process, as Grain reads them. See `batches` for the arguments.
 
-    def __init__(self, rows: _Rows, counted: Sequence[bool]):
+    Grain has a thread for each batch that is read ahead. These only wait: the rows of all batches
+    are read by the threads of one pool, so that `num_threads` reads are under way at any time,
+    whatever the size of the batch.
+    """
+
+    def __init__(self, rows: _Rows, counted: Sequence[bool], num_threads: int):
         self._rows = rows
         self._counted = counted
         self._size = len(counted)
+        self._num_threads = num_threads
+        self._start_pool()
+
+    def _start_pool(self) -> None:
+        # A pool starts its threads when they are first needed, and ends them when it is deleted.
+        self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 0 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._start_pool()
 
     def __len__(self) -> int:
         return sys.maxsize // self._size
@@ -371,8 +391,8 @@ class _Batches:
     def __getitem__(self, index: int) -> dict[str, Any]:
         pictures, captions, messages = None, [], []
         total = {"bad": collections.Counter(), "filtered": collections.Counter()}
-        for i in range(self._size):
-            image, caption, left_out, of_row = self._rows[index * self._size + i]
+        for i, row in enumerate(self._read(index * self._size)):
+            image, caption, left_out, of_row = row
             if pictures is None:
                 pictures = np.empty((self._size, *image.shape), np.uint8)
             pictures[i] = image
@@ -389,3 +409,15 @@ class _Batches:
             "left_out": left_out,
             "messages": messages,
         }
+
+    def _read(self, start: int) -> Iterator[tuple[np.ndarray, str, LeftOut, Messages]]:
+        """The rows of a batch, the first of which is number `start`."""
+        rows = range(start, start + self._size)
+        if not self._pool:
+            return map(self._rows.__getitem__, rows)
+        # Handing over a row costs as much as drawing a tenth of a small picture. With large
+        # batches, a few rows are handed over at once.
+        length = max(1, self._size // (4 * self._num_threads))
+        parts = [rows[i : i + length] for i in range(0, self._size, length)]
+        read = self._pool.map(lambda part: [self._rows[row] for row in part], parts)
+        return itertools.chain.from_iterable(read)

@@ -22,7 +22,7 @@ from imagen_jax.data.formats.array_record import (
     encode_record,
 )
 from imagen_jax.data.images import decode_image
-from imagen_jax.data.open import load_records, load_source
+from imagen_jax.data.open import check_settings_are_read, load_records, load_source
 from imagen_jax.data.records import ItemFilter, Record, Records
 from imagen_jax.data.source import BadItem, FilteredItem, Source
 from imagen_jax.errors import UserError
@@ -92,6 +92,7 @@ def open_records(config: DataConfig, image_size: int) -> Records:
         return IconRecords(config.path, None, image_size)
     if config.source in DRAWN_SOURCES:
         return _DrawnRecords(load_source(config, "train", image_size))
+    check_settings_are_read(config)
     return load_records(config, None)
 
 
@@ -151,6 +152,10 @@ def _meta(config: DataConfig, records: Records, image_size: int) -> dict[str, An
     fields = ("source", "split", "image_field", "caption_fields", "score_field")
     values = {name: getattr(config, name) for name in (*fields, *filters)}
     values["caption_fields"] = list(config.caption_fields)
+    if config.captions != "text":
+        values["captions"] = config.captions
+        values["label_field"] = config.label_field
+        values["label_names"] = list(config.label_names)
     if config.min_side or config.source in DRAWN_SOURCES:
         values["image_size"] = image_size
     if getattr(records, "num_held_out", None) is not None:
@@ -169,7 +174,10 @@ def _convert(
         item_filter.check_score(record)
         # Decoding to a single pixel is the fastest check that the whole file can be read.
         decode_image(
-            record.image, 1, lambda *size: item_filter.check_size(*size, (image_size, image_size))
+            record.image,
+            1,
+            lambda *size: item_filter.check_size(*size, (image_size, image_size)),
+            item_filter.max_pixels,
         )
         return encode_record(Record(record.key, record.image, captions, record.score))
     except BadItem as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import MAX_PIXELS, DataConfig
 from imagen_jax.data.images import decode_crop
 from imagen_jax.data.source import BadItem, FilteredItem, Item
 
 # Every twentieth record is held out, unless the set is smaller than the minimum.
 HELD_OUT_EVERY = 20
 HELD_OUT_MINIMUM = 100
+# In a caption: stands for bytes that are no character.
+UNREADABLE = "\ufffd"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Record:
     Attributes:
       key: identifies the record within its source.
       image: the bytes of a picture file.
-      captions: of the picture, each on one line; empty captions are left out.
+      captions: of the picture, each on one line; empty captions are left out. If the set is read
+        without captions, the only one is empty.
       score: the number that `min_score` is compared with, None if there is none.
     """
 
@@ -88,13 +94,17 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ItemFilter:
-    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig."""
+    """Which pictures and captions are left out. 0 and None switch a filter off. See DataConfig.
+
+    `max_pixels` cannot be switched off; pictures with more count as unreadable.
+    """
 
     min_side: float = 0.0
     max_aspect: float = 0.0
     min_caption_length: int = 0
     max_caption_length: int = 0
     min_score: float | None = None
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, config: DataConfig, has_score: bool) -> ItemFilter:
@@ -105,6 +115,7 @@ class ItemFilter:
             min_caption_length=config.min_caption_length,
             max_caption_length=config.max_caption_length,
             min_score=config.min_score if has_score else None,
+            max_pixels=config.max_pixels,
         )
 
     def select_captions(self, record: Record) -> tuple[str, ...]:
@@ -114,6 +125,8 @@ class ItemFilter:
           BadItem: the record has no caption.
           FilteredItem: all captions are too short or too long.
         """
+        if record.captions == ("",):
+            return record.captions  # a set that is read without captions
         if not record.captions:
             raise BadItem(f"{record.key} has no caption", "no caption")
         maximum = self.max_caption_length or math.inf
@@ -149,6 +162,10 @@ class DecodedRecords:
     image_size: int
     item_filter: ItemFilter = ItemFilter()
     endless: bool = dataclasses.field(default=False, init=False)
+    # Whether a caption with unreadable characters was met; only the first is logged.
+    _has_warned: list[str] = dataclasses.field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -156,6 +173,20 @@ class DecodedRecords:
     def parts(self) -> Iterator[tuple[str, int]]:
         """See `Records`."""
         return self.records.parts()
+
+    def _warn_of_unreadable(self, record: Record) -> None:
+        unreadable = next((c for c in record.captions if UNREADABLE in c), None)
+        if unreadable is None or self._has_warned:
+            return
+        self._has_warned.append(record.key)
+        logger.warning(
+            "%s: a caption of %s has characters that cannot be read (U+FFFD, also for NUL): %r; "
+            "captions are read as UTF-8, or as UTF-16 with a byte order mark. check_data counts "
+            "such captions; further ones are not logged",
+            self.records.folder,
+            record.key,
+            unreadable[:80],
+        )
 
     def item(self, index: int) -> Item:
         return self.item_of_shape(index, (self.image_size, self.image_size))
@@ -180,6 +211,7 @@ class DecodedRecords:
         record = self.records.record(index)
         captions = self.item_filter.select_captions(record)
         self.item_filter.check_score(record)
+        self._warn_of_unreadable(record)
 
         def check_size(width: int, height: int) -> None:
             if on_size is not None:
@@ -187,7 +219,7 @@ class DecodedRecords:
             self.item_filter.check_size(width, height, shape)
 
         try:
-            image = decode_crop(record.image, *shape, check_size)
+            image = decode_crop(record.image, *shape, check_size, self.item_filter.max_pixels)
         except FilteredItem:
             raise
         except BadItem as error:

@@ -25,6 +25,11 @@ class Item:
         return (self.caption, *self.other_captions)
 
 
+def printable(text: str) -> str:
+    """The text with bytes that are not UTF-8, as names of files may have, written as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class BadItem(Exception):
     """An item cannot be read, because its file is truncated, for example.
 
@@ -36,7 +41,7 @@ class BadItem(Exception):
     """
 
     def __init__(self, message: str, kind: str = "unreadable"):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.kind = kind
 
 
@@ -70,5 +75,6 @@ class Source(Protocol):
 
 def hash01(text: str) -> float:
     """A uniform number in [0, 1) that depends on the text alone; used to make splits."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    # Names of files need not be UTF-8; Python keeps their other bytes as lone surrogates.
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

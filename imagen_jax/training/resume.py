@@ -19,6 +19,7 @@ from imagen_jax.training.state import TrainState
 # intervals, paths and devices. Any other change would make a different run in the same directory.
 CHANGEABLE = (
     "data.max_bad_share",
+    "data.max_pixels",
     "data.num_threads",
     "data.num_workers",
     "data.if_changed",

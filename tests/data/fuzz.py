@@ -1,8 +1,9 @@
-"""Mutated pictures and tars: each is read or raises BadItem, and memory does not grow.
+"""Mutated pictures, tars and folders: each is read or refused, and memory does not grow.
 
     python tests/data/fuzz.py 10000
 
-Prints the number of outcomes and the resident memory. Any other exception ends the run.
+Prints the number of outcomes and the resident memory. Any exception but UserError for a whole set
+and BadItem for an item ends the run.
 """
 
 import collections
@@ -19,13 +20,13 @@ import numpy as np
 from PIL import Image
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data.formats.webdataset import TarRecords
 from imagen_jax.data.images import decode_image
-from imagen_jax.data.records import DecodedRecords, ItemFilter
+from imagen_jax.data.open import load_source
 from imagen_jax.data.source import BadItem
+from imagen_jax.errors import UserError
 
-# Percentage of cases that are tars.
-TARS = 10
+# Percentage of cases that are tars, and of those that are folders.
+TARS, FOLDERS = 10, 20
 
 
 def seeds() -> list[bytes]:
@@ -103,19 +104,72 @@ def whole_tar(pictures: list[bytes], folder: Path) -> bytes:
     return data
 
 
-def try_tar(data: bytes, folder: Path) -> collections.Counter[str]:
+def try_tar(data: bytes, folder: Path, draw: random.Random) -> collections.Counter[str]:
     path = folder / "x.tar"
     path.write_bytes(data)
+    return try_set(DataConfig(source="webdataset", path=str(path), **fields(draw)))
+
+
+def fields(draw: random.Random) -> dict:
+    """Settings that need the text, the JSON or both."""
+    return draw.choice(
+        (
+            {},
+            {"caption_fields": ("txt", "caption")},
+            {"caption_fields": ("deep/text",), "score_field": "score"},
+            {"score_field": "score", "min_score": 0.5},
+            {"captions": "none"},
+        )
+    )
+
+
+def try_set(config: DataConfig) -> collections.Counter[str]:
+    """Opens a set and reads all its items."""
     outcomes: collections.Counter[str] = collections.Counter()
-    records = TarRecords(DataConfig(source="webdataset", path=str(path)))
-    source = DecodedRecords(records, 16, ItemFilter())
+    try:
+        source = load_source(config, "train", 16)
+    except UserError:
+        return collections.Counter({"set refused": 1})
     for index in range(len(source)):
         try:
-            assert source.item(index).caption
+            item = source.item(index)
+            for caption in item.captions:
+                assert (caption or config.captions == "none") and "\0" not in caption
+                caption.encode()  # whole characters only
             outcomes["read"] += 1
         except BadItem as error:
             outcomes[error.kind] += 1
     return outcomes
+
+
+def folder_files() -> dict[str, bytes]:
+    """The texts of a folder of pictures, in several encodings."""
+    entry = {"caption": ["a", "\u4eac b"], "deep": {"text": "c"}, "score": 0.7}
+    lines = [{"file_name": f"{i}.png", "text": f"line {i}", "score": i} for i in range(4)]
+    lines += [{"file_name": "sub/4.png", **entry}, {"file_name": "1.png", "caption": "again"}]
+    listing = "\n".join(map(json.dumps, lines))
+    return {
+        "0.txt": b"a plain caption\n",
+        "1.txt": "caf\xe9 \u4eac \U0001f34e".encode("utf-16"),
+        "2.txt": "caf\xe9".encode("latin-1"),
+        "2.json": json.dumps(entry).encode(),
+        "3.json": json.dumps(entry).encode("utf-16"),
+        "5.json": json.dumps({"captions": {"text": ["x", "y"]}}).encode(),
+        "metadata.jsonl": listing.encode(),
+        "sub/metadata.jsonl": listing.encode("utf-16"),
+    }
+
+
+def try_folder(folder: Path, draw: random.Random) -> collections.Counter[str]:
+    """Mutates one to three of the texts of a folder; hostile ones take the place of some."""
+    files = folder_files()
+    for name in draw.sample(sorted(files), draw.randint(1, 3)):
+        files[name] = mutate(files[name], draw)
+        if draw.random() < 0.1:
+            files[name] = draw.choice((b"[" * 20_000, b'{"caption": ' * 300, b"9" * 5000, b""))
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return try_set(DataConfig(source="folder", path=str(folder), **fields(draw)))
 
 
 def resident() -> int:
@@ -129,15 +183,24 @@ def run(count: int, seed: int = 0, every: int = 500) -> dict:
     outcomes: dict[str, collections.Counter[str]] = {
         "pictures": collections.Counter(),
         "items of tars": collections.Counter(),
+        "items of folders": collections.Counter(),
     }
     memory, start = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tar = whole_tar(pictures, folder)
+        texts = folder / "texts"
+        (texts / "sub").mkdir(parents=True)
+        for i in range(6):
+            (texts / ("sub" if i == 4 else "") / f"{i}.png").write_bytes(pictures[i])
         for number in range(count):
             draw = random.Random(f"{seed}/{number}")
             if number % 100 < TARS:
-                outcomes["items of tars"].update(try_tar(mutate(tar, draw), folder))
+                # Some tars are two that were concatenated.
+                data = mutate(tar, draw) + (tar if draw.random() < 0.2 else b"")
+                outcomes["items of tars"].update(try_tar(data, folder, draw))
+            elif number % 100 < TARS + FOLDERS:
+                outcomes["items of folders"].update(try_folder(texts, draw))
             else:
                 outcomes["pictures"][try_picture(mutate(draw.choice(pictures), draw))] += 1
             if (number + 1) % max(count // 20, 1) == 0:
@@ -154,7 +217,9 @@ def run(count: int, seed: int = 0, every: int = 500) -> dict:
 if __name__ == "__main__":
     import contextlib
     import io
+    import logging
 
+    logging.disable()  # what is left out of each set
     out = sys.stdout
     with contextlib.redirect_stdout(io.StringIO()):  # progress of indexing
         result = run(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -45,6 +45,10 @@ MODEL = EfficientUNetConfig(
 )
 
 
+def records_of(path, split):
+    return FolderRecords(DataConfig(source="folder", path=str(path)), split)
+
+
 def size_of(number: int) -> tuple[int, int]:
     return SIZES[number % len(SIZES)]
 
@@ -351,7 +355,7 @@ def test_sizes_are_read_once_and_again_where_a_file_changed(tmp_path, monkeypatc
 
     def sizes():
         reads.clear()
-        found = picture_sizes.load_sizes(FolderRecords(str(tmp_path), "train"))
+        found = picture_sizes.load_sizes(records_of(tmp_path, "train"))
         return found.tolist()
 
     expected = [list(size_of(i)) for i in range(12)]
@@ -371,10 +375,10 @@ def test_sizes_are_read_once_and_again_where_a_file_changed(tmp_path, monkeypatc
         assert table.read_bytes() == data or len(table.read_bytes()) < len(data)
         assert sizes() == expected and reads == []
     # Only the stamp of a touched file changes.
-    stamps = FolderRecords(str(tmp_path), "train").stamps()
+    stamps = records_of(tmp_path, "train").stamps()
     assert len(set(stamps.tolist())) == 13
     os.utime(tmp_path / "001.png")
-    assert (FolderRecords(str(tmp_path), "train").stamps() != stamps).sum() == 1
+    assert (records_of(tmp_path, "train").stamps() != stamps).sum() == 1
 
 
 def test_sizes_of_a_read_only_set_are_stored_in_the_cache(tmp_path, monkeypatch):
@@ -385,7 +389,7 @@ def test_sizes_of_a_read_only_set_are_stored_in_the_cache(tmp_path, monkeypatch)
     reads = count_reads(monkeypatch)
     for expected in (6, 0):
         reads.clear()
-        picture_sizes.load_sizes(FolderRecords(str(tmp_path / "set"), "train"))
+        picture_sizes.load_sizes(records_of(tmp_path / "set", "train"))
         assert len(reads) == expected
     assert len(list((tmp_path / "cache").rglob("*.table"))) == 1
 
@@ -407,10 +411,10 @@ def test_an_unfinished_table_is_stored(tmp_path, monkeypatch):
 
     monkeypatch.setattr(FolderRecords, "head", killed)
     with pytest.raises(Killed):
-        picture_sizes.load_sizes(FolderRecords(str(tmp_path), "train"))
+        picture_sizes.load_sizes(records_of(tmp_path, "train"))
     monkeypatch.setattr(FolderRecords, "head", head)
     reads.clear()
-    sizes = picture_sizes.load_sizes(FolderRecords(str(tmp_path), "train"))
+    sizes = picture_sizes.load_sizes(records_of(tmp_path, "train"))
     assert sizes.tolist() == [list(size_of(i)) for i in range(12)]
     assert sorted(reads) == [10, 11]
 
@@ -426,7 +430,7 @@ def test_long_headers_and_other_formats_are_read_whole(tmp_path):
     )
     (tmp_path / "001.png").write_bytes(layouts.encoded(image, "WEBP"))
     (tmp_path / "002.png").write_bytes(layouts.encoded(image, "GIF"))
-    sizes = picture_sizes.load_sizes(FolderRecords(str(tmp_path), "train"))
+    sizes = picture_sizes.load_sizes(records_of(tmp_path, "train"))
     assert sizes.tolist() == [[20, 30], [30, 20], [30, 20]]
 
 

@@ -1,10 +1,13 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from imagen_jax.data.images import decode_image, resize_uint8
+from imagen_jax.data import images
+from imagen_jax.data.images import decode_crop, decode_image, resize_uint8
 from imagen_jax.data.source import BadItem
 
 LEFT, RIGHT = (200, 40, 20), (20, 60, 210)
@@ -136,6 +139,105 @@ def test_a_decompression_bomb_is_bad(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(BadItem, match="Bomb"):
         decode_image(encode(Image.new("RGB", (64, 64)), "png"), 16)
+
+
+def test_too_many_pixels_are_bad():
+    data = encode(Image.new("P", (64, 65)), "png")
+    with pytest.raises(BadItem, match=r"64x65 pixels.*config\.data\.max_pixels=4159") as caught:
+        decode_image(data, 16, max_pixels=64 * 65 - 1)
+    assert caught.value.kind == "too many pixels"
+    assert decode_image(data, 16, max_pixels=64 * 65).shape == (16, 16, 3)
+
+
+def test_pixels_of_a_jpeg_count_after_it_is_reduced():
+    large = halves(1024, 1024)
+    limit = {"max_pixels": 300_000}
+    check_halves(decode_image(encode(large, "jpeg", quality=95), 16, **limit), 20)
+    # The decoder of a progressive one keeps all of it in memory.
+    with pytest.raises(BadItem, match="1024x1024"):
+        decode_image(encode(large, "jpeg", progressive=True), 16, **limit)
+
+
+def test_heic_without_the_plugin_names_it(monkeypatch):
+    monkeypatch.setattr(images, "_formats", lambda: {"PNG": (".png",)})
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    with pytest.raises(BadItem, match=r"imagen-jax\[heif\]") as caught:
+        decode_image(head, 16)
+    assert "extra heif" in caught.value.kind
+
+
+@pytest.mark.slow
+def test_heic_with_the_plugin():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    images._formats.cache_clear()
+    assert ".heic" in images.picture_endings()
+    check_halves(decode_image(encode(halves(), "heif", quality=95), 16), 20)
+    assert images.stored_size(encode(halves(48, 32), "heif")) == (48, 32)
+
+
+def test_avif():
+    check_halves(decode_image(encode(halves(), "avif", quality=95), 16), 20)
+
+
+MODES = ("1", "L", "LA", "P", "P with transparency", "RGB", "RGBA", "CMYK", "I;16")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("width", "height"), [(64, 96), (61, 97), (300, 40), (12, 12)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_large_pictures_in_strips_look_the_same(monkeypatch, mode, width, height, orientation):
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8)
+    image = Image.fromarray(smooth)
+    options = {"exif": Image.Exif()}
+    options["exif"][0x0112] = orientation
+    if mode == "I;16":
+        image = Image.fromarray(smooth[..., 0].astype(np.uint16) * 257)
+    elif mode.startswith("P"):
+        image = image.quantize(64)
+        if "transparency" in mode:
+            options["transparency"] = 5
+    elif "A" in mode:
+        image.putalpha(Image.fromarray(smooth[..., 2]))
+        image = image.convert(mode)
+    else:
+        image = image.convert(mode)
+    data = encode(image, "tiff" if mode == "CMYK" else "png", **options)
+    shapes = ((8, 8), (16, 24), (31, 31))
+    plain = [decode_crop(data, *shape).astype(int) for shape in shapes]
+    monkeypatch.setattr(images, "_LARGE", 0)
+    monkeypatch.setattr(images, "_STRIP", 500)
+    for shape, expected in zip(shapes, plain, strict=True):
+        difference = np.abs(decode_crop(data, *shape) - expected)
+        if (width, height) == (64, 96) and shape == (8, 8):
+            assert difference.max() == 0  # a whole factor
+        # Otherwise the picture is reduced twice, which shows most at hard edges.
+        hard = mode in ("1", "P", "P with transparency")
+        assert difference.mean() < (6 if hard else 2)
+
+
+def test_large_pictures_take_little_memory():
+    """A palette and a 16-bit picture of 67 million pixels, of 4 bytes each at the most."""
+    script = """
+import io, resource
+from PIL import Image
+from imagen_jax.data.images import decode_image
+
+pictures = []
+for mode, options in (("P", {"transparency": bytes(16)}), ("I;16", {})):
+    stream = io.BytesIO()
+    Image.new(mode, (8192, 8192)).save(stream, "PNG", compress_level=1, **options)
+    pictures.append(stream.getvalue())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for data in pictures:
+    decode_image(data, 64)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    grown, before = map(int, run.stdout.split())
+    # Writing them took 128 MB, on top of which reading may take as much again.
+    assert grown < 160 << 10, f"{grown} kB above {before} kB"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -266,3 +267,21 @@ def test_all_captions_that_may_be_drawn_are_listed():
     assert item_captions(Captioned(3), 2) == ("2", "b", "c")
     with pytest.raises(BadItem):
         item_captions(Captioned(3, bad={2: "cut"}), 2)
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_as_many_rows_are_read_at_once_as_there_are_threads(batch_size):
+    class Meeting(Numbered):
+        """Each item waits until `threads` of them are being read."""
+
+        def __init__(self, threads):
+            super().__init__(64)
+            self.barrier = threading.Barrier(threads)
+
+        def item(self, index):
+            self.barrier.wait(timeout=30)
+            return super().item(index)
+
+    # Reading ahead is endless, so that a whole number of meetings takes place.
+    results = run(Meeting(16), 32 // batch_size, batch_size=batch_size, num_threads=16)
+    assert visited(results) == visited(run(Numbered(64), 32 // batch_size, batch_size=batch_size))

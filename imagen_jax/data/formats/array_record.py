@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from imagen_jax.config import SourceConfig
 from imagen_jax.data.formats.files import record_stamps
 from imagen_jax.data.records import Record
-from imagen_jax.data.source import BadItem
+from imagen_jax.data.source import BadItem, printable
 from imagen_jax.errors import UserError
 from imagen_jax.stores.store import MissingShardError, RecordError, RecordStore
 
@@ -54,6 +55,7 @@ class PreparedRecords:
         own_split = manifest.meta.get(OWN_SPLIT, False)
         self.num_held_out = manifest.notes.get(HELD_OUT, 0) if own_split else None
         self.provenance = manifest.meta.get(PROVENANCE, {})
+        self._without_captions = config.captions == "none"
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __len__(self) -> int:
@@ -70,7 +72,10 @@ class PreparedRecords:
 
     def record(self, index: int) -> Record:
         try:
-            return decode_record(self._store.read(index))
+            record = decode_record(self._store.read(index))
+            if self._without_captions:
+                return dataclasses.replace(record, captions=("",))
+            return record
         except RecordError as error:
             is_missing = isinstance(error, MissingShardError)
             kind = "shard is gone" if is_missing else "damaged shard"
@@ -79,7 +84,11 @@ class PreparedRecords:
 
 def encode_record(record: Record) -> bytes:
     """A record as MessagePack; equal records give equal bytes."""
-    values = {"key": record.key, "image": record.image, "captions": list(record.captions)}
+    values = {
+        "key": printable(record.key),
+        "image": record.image,
+        "captions": list(record.captions),
+    }
     if record.score is not None:
         values["score"] = record.score
     return msgpack.packb(values)

@@ -8,12 +8,14 @@ one row from disk. Nothing is kept in memory, however large the set is.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import itertools
+import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,12 @@ from imagen_jax.data.formats.files import (
     write_cache,
 )
 from imagen_jax.data.parts import locate
+from imagen_jax.errors import UserError
 from imagen_jax.progress import ProgressLine
 
-FORMAT = 2
-# Integers before the rows: the format, size and time of the indexed file, items without a picture
-# or caption, whether the file is cut short, rows, columns, and bytes after the rows.
+FORMAT = 3
+# Integers before the rows: the format, size and time of the indexed file, bytes of what was left
+# out (JSON, at the end), whether the file is cut short, rows, columns, and bytes after the rows.
 _HEADER = 8
 
 
@@ -41,13 +44,13 @@ class Table:
 
     Attributes:
       rows: `[N, C]` int64.
-      left_out: incomplete items, for example those without a caption.
+      left_out: what is no item, for example pictures without a caption (reason: number).
       is_cut: whether the file ends earlier than its format says.
       extra: bytes that the rows may refer to.
     """
 
     rows: np.ndarray
-    left_out: int = 0
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     is_cut: bool = False
     extra: bytes = b""
 
@@ -62,7 +65,7 @@ class Index:
     stored: Path
     columns: int
     length: int
-    left_out: int
+    left_out: Mapping[str, int]
     is_cut: bool
     # Whether the file can be reached now.
     is_reachable: bool
@@ -98,6 +101,14 @@ class IndexedFiles:
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
+
+    @property
+    def left_out(self) -> collections.Counter[str]:
+        """What is no item in all files (reason: number)."""
+        total: collections.Counter[str] = collections.Counter()
+        for index in self.indices:
+            total.update(index.left_out)
+        return total
 
     @property
     def num_cut(self) -> int:
@@ -176,32 +187,35 @@ def _load(path: Path, kind: str, columns: int) -> Index | None:
         try:
             with open(stored, "rb") as file:
                 data = file.read(8 * _HEADER)
-            stored_size = stored.stat().st_size
-        except OSError:
+                if len(data) < 8 * _HEADER:
+                    continue
+                header = np.frombuffer(data, "<i8").tolist()
+                reasons, is_cut, length, stored_columns, extra = header[3:]
+                end = 8 * (_HEADER + length * columns) + extra
+                stored_size = stored.stat().st_size
+                if header[0] != FORMAT or stored_columns != columns or stored_size != end + reasons:
+                    continue
+                file.seek(end)
+                left_out = json.loads(file.read(reasons))
+        except (OSError, ValueError):
             continue
         try:
             size_and_time = _size_and_time(path)
         except OSError:
             # The file is listed but cannot be reached at the moment. Its items keep their places.
             size_and_time = None
-        if len(data) < 8 * _HEADER:
+        if size_and_time and header[1:3] != [*size_and_time]:
             continue
-        header = np.frombuffer(data, "<i8").tolist()
-        if header[0] != FORMAT or (size_and_time and header[1:3] != [*size_and_time]):
-            continue
-        left_out, is_cut, length, stored_columns, extra = header[3:]
-        is_whole = stored_size == 8 * (_HEADER + length * columns) + extra
-        if is_whole and stored_columns == columns:
-            return Index(
-                path=path,
-                size=header[1],
-                stored=stored,
-                columns=columns,
-                length=length,
-                left_out=left_out,
-                is_cut=bool(is_cut),
-                is_reachable=size_and_time is not None,
-            )
+        return Index(
+            path=path,
+            size=header[1],
+            stored=stored,
+            columns=columns,
+            length=length,
+            left_out=left_out,
+            is_cut=bool(is_cut),
+            is_reachable=size_and_time is not None,
+        )
     return None
 
 
@@ -215,7 +229,15 @@ def _build(path: Path, kind: str, columns: int, build: Callable[[Path], Table]) 
     except OSError:
         return None
     rows = table.rows.reshape(-1, columns).astype("<i8")
-    header = (table.left_out, table.is_cut, len(rows), columns, len(table.extra))
+    left_out = json.dumps(table.left_out).encode()
+    header = (len(left_out), table.is_cut, len(rows), columns, len(table.extra))
     data = np.array((FORMAT, *size_and_time, *header), "<i8").tobytes()
-    write_cache(path, kind, data + rows.tobytes() + table.extra)
+    try:
+        write_cache(path, kind, data + rows.tobytes() + table.extra + left_out)
+    except OSError as error:
+        places = " or ".join(str(place.parent) for place in cache_paths(path, kind))
+        raise UserError(
+            f"the index of {path} cannot be written to {places} ({error}); make such a folder "
+            "writable, or set the environment variable XDG_CACHE_HOME to one that is"
+        ) from error
     return _load(path, kind, columns)

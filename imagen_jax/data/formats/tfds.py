@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import SourceConfig
-from imagen_jax.data.formats.fields import captions_in_fields, choose_image_field, score_in_field
+from imagen_jax.data.formats.fields import (
+    captions_in_fields,
+    check_fields,
+    choose_image_field,
+    score_in_field,
+)
 from imagen_jax.data.formats.files import (
     file_stamp,
     folder_of,
@@ -20,6 +25,7 @@ from imagen_jax.data.formats.files import (
     read_range,
     record_stamps,
 )
+from imagen_jax.data.formats.labels import choose_label_field, label_captions
 from imagen_jax.data.formats.offsets import IndexedFiles, Table, load_indices
 from imagen_jax.data.records import Record
 from imagen_jax.data.source import BadItem
@@ -62,6 +68,8 @@ class TfdsRecords:
         self._config = config
         self._features = builder.info.features
         self._field = choose_image_field(config, self._features)
+        check_fields(config, self._features)
+        self._label_names = _label_names(config, self._features)
         # The picture stays encoded.
         self._decoders = {self._field: tfds.decode.SkipDecoding()}
         self.skipped: collections.Counter[str] = collections.Counter()
@@ -113,9 +121,16 @@ class TfdsRecords:
         return Record(
             key=key,
             image=image,
-            captions=captions_in_fields(example, self._config.caption_fields),
+            captions=self._captions(example),
             score=score_in_field(example, self._config.score_field),
         )
+
+    def _captions(self, example: dict[str, Any]) -> tuple[str, ...]:
+        if self._config.captions == "none":
+            return ("",)
+        if self._config.captions == "labels":
+            return tuple(label_captions(example, self._config, self._label_names))
+        return captions_in_fields(example, self._config.caption_fields)
 
     def _read_example(self, index: int, key: str) -> dict[str, Any]:
         data = b""
@@ -147,6 +162,24 @@ def index_tfrecord(path: Path) -> Table:
             rows.append((position + 12, length))
             position += 16 + length
     return Table(np.array(rows, np.int64).reshape(-1, _COLUMNS), is_cut=position != size)
+
+
+def _label_names(config: SourceConfig, features: Any) -> tuple[str, ...]:
+    """The names of the classes. Raises UserError if they are unknown, or there are no labels."""
+    if config.captions != "labels":
+        return ()
+    field = choose_label_field(config, features)
+    feature = features
+    for name in field.split("/"):
+        feature = getattr(feature, "feature", feature)[name]
+    feature = getattr(feature, "feature", feature)
+    names = config.label_names or tuple(getattr(feature, "names", None) or ())
+    if not names and np.issubdtype(feature.np_dtype, np.number):
+        raise UserError(
+            f"config.data.path={config.path}: feature {field} holds numbers, and the set does not "
+            "name its classes; set config.data.label_names to their names, in order"
+        )
+    return names
 
 
 def import_tfds() -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 from imagen_jax.data.builtin.icons.emoji_names import is_emoji, parse_code_points
 from imagen_jax.data.builtin.icons.icon_set import Icon, IconSet
 from imagen_jax.data.builtin.icons.package import MANIFEST, as_text, origin_of, read_object
-from imagen_jax.data.formats.folder import EXTENSIONS
+from imagen_jax.data.formats.files import is_hidden, walk
+from imagen_jax.data.images import picture_endings
 
 
 def has_pictures(folder: Path, *, below: bool) -> bool:
@@ -57,7 +58,8 @@ def read_picture_folder(folder: Path) -> IconSet:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    for directory, _, names in os.walk(folder):
+    for directory, names, hidden in walk(folder):
         for name in names:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS:
-                yield Path(directory) / name
+            ending = os.path.splitext(name)[1].lower()
+            if not hidden and ending in picture_endings() and not is_hidden(name):
+                yield directory / name
