@@ -32,10 +32,12 @@ FORMATS = {
 }
 
 
-@pytest.fixture(params=FORMATS)
+# CI installs pyarrow for the slow tests.
+SOURCES = ["folder", "webdataset", pytest.param("parquet", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=SOURCES)
 def source(request):
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
     return request.param
 
 

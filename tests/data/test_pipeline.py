@@ -272,16 +272,24 @@ def test_all_captions_that_may_be_drawn_are_listed():
 @pytest.mark.parametrize("batch_size", [2, 16])
 def test_as_many_rows_are_read_at_once_as_there_are_threads(batch_size):
     class Meeting(Numbered):
-        """Each item waits until `threads` of them are being read."""
+        """The first items wait until `threads` of them are being read."""
 
         def __init__(self, threads):
             super().__init__(64)
-            self.barrier = threading.Barrier(threads)
+            self.threads, self.reading = threads, 0
+            self.met = threading.Condition()
+            self.most = 0
 
         def item(self, index):
-            self.barrier.wait(timeout=30)
+            with self.met:
+                self.reading += 1
+                self.most = max(self.most, self.reading)
+                self.met.notify_all()
+                self.met.wait_for(lambda: self.most >= self.threads, timeout=30)
+                self.reading -= 1
             return super().item(index)
 
-    # Reading ahead is endless, so that a whole number of meetings takes place.
-    results = run(Meeting(16), 32 // batch_size, batch_size=batch_size, num_threads=16)
+    meeting = Meeting(16)
+    results = run(meeting, 32 // batch_size, batch_size=batch_size, num_threads=16)
+    assert meeting.most == 16
     assert visited(results) == visited(run(Numbered(64), 32 // batch_size, batch_size=batch_size))
