@@ -36,6 +36,9 @@ def read_config_file(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     if not os.path.isfile(file):
         problem = "is a directory" if os.path.isdir(file) else "does not exist"
         raise UserError(f"{file} {problem}; {_WANTED}")
+    # Python versions differ in what they say of it.
+    if b"\0" in Path(file).read_bytes():
+        raise UserError(f"{file} is a binary file; {_WANTED}")
     if _is_json(Path(file)):
         raise UserError(f"{file} is JSON; {_WANTED}")
     try:

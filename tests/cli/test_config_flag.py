@@ -88,7 +88,7 @@ def test_a_faulty_file_is_one_line(rest, message, tmp_path, capsys):
         ("config.json", b'{"seed": 1, "flip": true}', "config.json is JSON; a config is a Python"),
         ("mine.py", b"[1, 2]", "mine.py is JSON; a config is a Python file"),
         ("mine.yaml", b"seed: [1\n", "(a config is a Python file with a function get_config()"),
-        ("mine.py", b"\xff\xfe\x00", "mine.py: SyntaxError"),
+        ("mine.py", b"\xff\xfe\x00", "mine.py is a binary file; a config is a Python"),
     ],
 )
 def test_other_files_are_one_line(name, content, message, tmp_path, capsys):
