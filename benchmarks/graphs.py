@@ -56,6 +56,7 @@ class _Level(nn.Module):
             text_attention=config.text_attention[i],
             expansion=config.attention_expansion,
             head_dim=config.head_dim,
+            shared_key_bias=config.shared_key_bias,
             dtype=self.dtype,
         )
         return h, [*outputs[1:], h]

@@ -47,7 +47,7 @@ def define_flags(flags: FlagValues) -> None:
         "dtype", "bfloat16", ["bfloat16", "float32"], "Of the written weights.", flag_values=flags
     )
     DEFINE_float(
-        "shard_gb", 4.0, "Size of the largest file in GB.", lower_bound=0.001, flag_values=flags
+        "shard_gb", 4.0, "Size of the largest file in GB.", lower_bound=1e-6, flag_values=flags
     )
 
 

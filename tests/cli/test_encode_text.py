@@ -118,8 +118,8 @@ def test_two_processes_at_once_make_the_same_store(store, tmp_path):
 def test_wrong_input_is_one_message(store, tmp_path):
     for flags, message in (
         (("--dtype=float16",), "--dtype=float16 must be one of float32, bfloat16, int8"),
-        (("--batch_size=0",), "--batch_size=0 must be a multiple"),
-        (("--shard_size=0",), "--shard_size=0 must be at least 1"),
+        (("--batch_size=0",), "--batch_size=0 must be a positive integer"),
+        (("--shard_size=0",), "--shard_size=0 must be a positive integer"),
         (("--process_id=1",), "--num_processes and --process_id belong together"),
         (("--config.text.encoder=/nowhere",), "text.encoder is '/nowhere'"),
         ((f"--out={store}", "--config.text.max_length=9"), "max_length was 8 and is now 9"),

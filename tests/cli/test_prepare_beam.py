@@ -208,7 +208,7 @@ def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
         (["--runner=NoRunner"], "--runner=NoRunner: Unexpected pipeline runner"),
         (["--runner=no.such.Runner"], "--runner=no.such.Runner: No module"),
         (["--runner=DataflowRunner"], "--runner=DataflowRunner: "),
-        (["--runner=DirectRunner", "--image_size=0"], "image size"),
+        (["--runner=DirectRunner", "--image_size=0"], "--image_size=0 must be"),
     ],
 )
 def test_wrong_input_is_one_message(tmp_path, capsys, flags, message):

@@ -258,11 +258,11 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, monkey
     calls, stop_at = [], [3, 2, 100]
     draw_batch = Cascade.draw_batch
 
-    def interrupted(self, name, *arguments):
+    def interrupted(self, name, *arguments, compiling):
         if len(calls) == stop_at[0]:
             raise KeyboardInterrupt
         calls.append(name)
-        return draw_batch(self, name, *arguments)
+        return draw_batch(self, name, *arguments, compiling=compiling)
 
     monkeypatch.setattr(Cascade, "draw_batch", interrupted)
     for _ in range(2):
