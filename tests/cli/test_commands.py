@@ -168,7 +168,7 @@ def test_what_follows_two_dashes_is_no_flag(capsys):
         ("plan", "--text_dim=0", "--text_dim=0 must be a positive integer"),
         ("check_data", "--seconds=nan", "--seconds=nan must be finite"),
         ("check_data", "--num_devices=0", "--num_devices=0 must be a positive integer"),
-        ("convert_t5", "--shard_gb=0", "--shard_gb=0 must be a number >= 0.001"),
+        ("convert_t5", "--shard_gb=0", "--shard_gb=0 must be a number >= 1e-06"),
         ("encode_text", "--batch_size=0", "--batch_size=0 must be a positive integer"),
         ("prepare_data", "--shard_size=0", "--shard_size=0 must be a positive integer"),
     ],
