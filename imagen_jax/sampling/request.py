@@ -53,13 +53,15 @@ class Request:
                 raise UserError(f"a prompt is a string, not {prompt!r}")
         if not self.seeds:
             raise UserError("no seed is given: a prompt needs one for each of its pictures")
-        for number, seed in enumerate(self.seeds):
+        seen = set()
+        for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise UserError(f"seed={seed} must be in [0, 2^32)")
-            if seed in self.seeds[:number]:
+            if seed in seen:
                 raise UserError(
                     f"seed={seed} is given twice; the same picture would be drawn twice"
                 )
+            seen.add(seed)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size} must be at least 1")
 

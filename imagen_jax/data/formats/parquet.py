@@ -156,7 +156,7 @@ class ParquetRecords:
             return self._read_from_group(file.path, place, key)
         text = json.loads(file.extra(offset, size))
         folders = [file.path.parent, self.folder]
-        if place.size >= 0:
+        if place.size > 0:
             value = self._read_picture(file.path, place)
             image = picture_in_value(value, text["is_text"], folders, key)
         elif text["path"]:
@@ -248,7 +248,8 @@ class _Indexer:
             with _open(path) as file:
                 fields = fields_of(self._config, file.schema_arrow)
                 if fields is None:
-                    return Table(np.zeros((0, _COLUMNS), np.int64), file.metadata.num_rows)
+                    no_rows = np.zeros((0, _COLUMNS), np.int64)
+                    return Table(no_rows, {_NULL: file.metadata.num_rows})
                 for group in range(file.num_row_groups):
                     try:
                         places = self._places(path, file, group, fields)
@@ -264,7 +265,7 @@ class _Indexer:
                         ]
                         continue
                     for place, text in found:
-                        if place.size < 0 and text["path"] is None:
+                        if place.size <= 0 and not text["path"]:
                             left_out += 1
                             continue
                         data = json.dumps(text, ensure_ascii=False).encode()

@@ -35,9 +35,16 @@ from imagen_jax.errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
-# Text that is base64: much longer than a path, and without the dot of an extension.
-_BASE64 = re.compile(rb"\s*(?:data:image/[\w.+-]+;base64,)?([A-Za-z0-9+/_\s-]{64,})={0,2}\s*")
+# Text that may be base64.
+_BASE64 = re.compile(
+    rb"\s*(?P<address>data:image/[\w.+-]+;base64,)?(?P<data>[A-Za-z0-9+/_\s-]{16,})={0,2}\s*"
+)
+# How pictures begin. Names of files and other texts are letters of base64, too.
+_PICTURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*|P[1-6]\s|....ftyp", re.DOTALL
+)
 ADDRESS = "picture is a web address"
+GONE = "file is gone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,8 @@ def fields_of(config: SourceConfig, schema: pyarrow.Schema) -> TableFields | Non
     image = find_image_field(config, schema.names)
     if not image:
         return None
+    if schema.names.count(image) > 1:
+        raise UserError(_twice(config, image))
     kind = schema.field(image).type
     check_image_type(config, image, kind)
     named = {config.score_field, *config.caption_fields}
@@ -87,7 +96,16 @@ def fields_of(config: SourceConfig, schema: pyarrow.Schema) -> TableFields | Non
         named |= set(CAPTION_FIELDS)
     used = {image, *(field.split("/")[0] for field in named)}
     columns = tuple(name for name in schema.names if name in used)
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise UserError(_twice(config, twice[0]))
     return TableFields(image, _is_text(kind), columns, names)
+
+
+def _twice(config: SourceConfig, name: str) -> str:
+    return (
+        f"config.data.path={config.path} has several columns {name}: rename all but one of them, "
+        "or name other columns in config.data"
+    )
 
 
 def check_schemas(config: SourceConfig, schemas: list[pyarrow.Schema]) -> None:
@@ -131,7 +149,8 @@ def check_image_type(config: SourceConfig, field: str, kind: pyarrow.DataType) -
         is_known = bool(names & {"bytes", "path"})
     else:
         is_bytes = _is_list(kind) and pa.types.is_integer(kind.value_type)
-        is_known = is_bytes or _is_text(kind) or _is_binary(kind)
+        # Of a file whose downloads all failed, the type is unknown.
+        is_known = is_bytes or _is_text(kind) or _is_binary(kind) or pa.types.is_null(kind)
     if not is_known:
         raise UserError(
             f"config.data.path={config.path}: column {field} is of type {kind}; a picture is "
@@ -186,15 +205,30 @@ def _is_binary(kind: pyarrow.DataType) -> bool:
 
 
 def has_picture(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """`[N]` booleans: whether each row has a picture, or the path of one, that is not null."""
+    """`[N]` booleans: whether each row has a picture or the path of one, not null and not empty."""
     import pyarrow.compute as pc
 
     pa = import_pyarrow()
     if not pa.types.is_struct(column.type):
-        return pc.is_valid(column)
+        return _is_filled(column)
     names = [column.type.field(i).name for i in range(column.type.num_fields)]
-    there = [pc.is_valid(pc.struct_field(column, n)) for n in names if n in ("bytes", "path")]
+    there = [_is_filled(pc.struct_field(column, n)) for n in names if n in ("bytes", "path")]
     return pc.or_(*there) if len(there) == 2 else there[0]
+
+
+def _is_filled(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    import pyarrow.compute as pc
+
+    types = import_pyarrow().types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_binary_view(column.type) or types.is_string_view(column.type):
+        return pc.is_valid(column)  # without a kernel for lengths
+    if _is_text(column.type) or _is_binary(column.type):
+        return pc.fill_null(pc.greater(pc.binary_length(column), 0), False)
+    if _is_list(column.type):
+        return pc.fill_null(pc.greater(pc.list_value_length(column), 0), False)
+    return pc.is_valid(column)
 
 
 def row_to_record(
@@ -221,7 +255,7 @@ def row_to_record(
     image = columns.pop(fields.image)
     if isinstance(image, dict):
         path, image = image.get("path"), image.get("bytes")
-        if image is None and path:
+        if not image and path:
             image = read_linked_picture(folders, path, key)
     return Record(
         key=key,
@@ -252,12 +286,30 @@ def picture_in_value(value: Any, is_text: bool, folders: list[Path], key: str) -
             raise BadItem(f"{key}: {error}", "no picture") from error
     if not isinstance(value, bytes):
         raise BadItem(f"{key} has no picture", "no picture")
-    if match := _BASE64.fullmatch(value):
-        try:
-            return base64.b64decode(match[1].translate(bytes.maketrans(b"-_", b"+/")) + b"==")
-        except binascii.Error as error:
-            raise BadItem(f"{key}: {error}", "damaged base64") from error
-    return read_linked_picture(folders, os.fsdecode(value), key) if is_text else value
+    encoded = _BASE64.fullmatch(value)
+    if encoded and (picture := _decode_base64(encoded)):
+        return picture
+    if not is_text:
+        return value
+    try:
+        return read_linked_picture(folders, os.fsdecode(value), key)
+    except BadItem as error:
+        if encoded and error.kind == GONE:
+            raise BadItem(
+                f"{key}: {value[:50]!r} is no picture in base64 and no name of a file",
+                "damaged base64",
+            ) from error
+        raise
+
+
+def _decode_base64(encoded: re.Match[bytes]) -> bytes:
+    """The picture file in a text of base64; empty if it holds anything else."""
+    letters = encoded["data"].translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        decoded = base64.b64decode(letters + b"==")
+    except binascii.Error:
+        return b""
+    return decoded if encoded["address"] or _PICTURE.match(decoded) else b""
 
 
 def import_pyarrow() -> Any:
@@ -308,4 +360,4 @@ def read_linked_picture(folders: list[Path], path: str, key: str) -> bytes:
             continue
         except (OSError, ValueError) as error:
             raise BadItem(f"{key}: {error}", "file cannot be read") from error
-    raise BadItem(f"{key}: there is no file {path[:200]} in {folders[0]}", "file is gone")
+    raise BadItem(f"{key}: there is no file {path[:200]} in {folders[0]}", GONE)

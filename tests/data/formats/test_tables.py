@@ -183,7 +183,7 @@ def test_paths_name_only_files(tmp_path, source):
     import pyarrow as pa
 
     os.mkfifo(tmp_path / "pipe")
-    names = ["pipe", "/dev/zero", "gone.png", "", "x.png" * 1000, "a\0b", "."]
+    names = ["pipe", "/dev/zero", "gone.png", "x.png" * 1000, "a\0b", "."]
     table = pa.table({"file_name": names, "text": ["t"] * len(names)})
     write(tmp_path / "0", source, table)
     records = load(tmp_path, source)
@@ -200,6 +200,67 @@ def test_damaged_base64_is_bad(tmp_path, source):
     with pytest.raises(BadItem) as raised:
         load(tmp_path, source).record(0)
     assert raised.value.kind == "damaged base64"
+
+
+@FORMATS
+def test_what_only_looks_like_base64_is_left_as_it_is(tmp_path, source):
+    import pyarrow as pa
+
+    ppm = b"P3 4 4 255 " + b"10 20 30 " * 16  # digits and spaces
+    write(tmp_path / "bytes" / "0", source, pa.table({"image": [ppm], "text": ["t"]}))
+    assert load(tmp_path / "bytes", source).record(0).image == ppm
+    name = "0123456789abcdef" * 4  # such as the SHA-256 of a picture
+    write(tmp_path / "names" / "0", source, pa.table({"image": [name], "text": ["t"]}))
+    (tmp_path / "names" / name).write_bytes(layouts.png(0))
+    assert load(tmp_path / "names", source).record(0).image == layouts.png(0)
+
+
+@FORMATS
+@pytest.mark.parametrize("compression", ["snappy", "lz4"])
+def test_empty_values_are_rows_without_a_picture(tmp_path, source, compression):
+    import pyarrow as pa
+
+    png = layouts.png(0)
+    (tmp_path / "p.png").write_bytes(png)
+    structs = [{"bytes": b"", "path": ""}, {"bytes": b"", "path": "p.png"}, {"bytes": png}]
+    for number, column in enumerate(
+        (
+            pa.array([b"", None, png]),
+            pa.array(["", None, "p.png"]),
+            pa.array([b"", None, png]).dictionary_encode(),
+            pa.array([[], None, list(png)], pa.list_(pa.uint8())),
+            pa.array([None, *structs[:1], structs[1]]),
+            pa.array([None, structs[0], structs[2]]),
+        )
+    ):
+        table = pa.table({"image": column, "text": list("abc")})
+        folder = tmp_path / str(number)
+        write(folder / "0", source, table, compression=compression)
+        (folder / "p.png").write_bytes(png)
+        records = load(folder, source)
+        assert captions(records) == ["c"] and records.skipped.total() == 2, number
+        assert records.record(0).image == png
+
+
+@FORMATS
+def test_a_file_whose_downloads_all_failed(tmp_path, source):
+    """Its column of pictures has no type."""
+    import pyarrow as pa
+
+    write(tmp_path / "0", source, pa.table({"image": pa.nulls(2), "text": ["a", "b"]}))
+    write(tmp_path / "1", source, rows(1))
+    records = load(tmp_path, source)
+    assert captions(records) == ["t1"] and records.skipped.total() == 2
+
+
+@FORMATS
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_several_columns_of_one_name_are_refused(tmp_path, source, name):
+
+    columns = rows(1, 2)
+    write(tmp_path / "0", source, columns.append_column(name, columns.column(name)))
+    with pytest.raises(UserError, match=f"has several columns {name}"):
+        load(tmp_path, source)
 
 
 @FORMATS
