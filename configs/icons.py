@@ -32,16 +32,16 @@ def get_config():
     """The config as an `ml_collections.ConfigDict`."""
     # docs/decisions.md has what each choice is worth.
     train = TrainConfig(
-        batch_size=32,
-        num_steps=30_000,
+        batch_size=64,
+        num_steps=10_000,
         optimizer=Muon(learning_rate=0.015, adam_b2=0.99),
         learning_rate=1e-3,
         warmup_steps=200,
         lr_decay="linear",
-        decay_steps=5000,
+        decay_steps=2000,
         ema_max=0.999,
         log_every=50,
-        preview_every=2000,
+        preview_every=1000,
         save_every=500,
     )
     base = StageConfig(
@@ -49,11 +49,11 @@ def get_config():
         # Differs from Imagen: the base is an Efficient U-Net too. Its blocks run at 16x16 positions
         # at most, which two cores can train.
         model=EfficientUNetConfig(
-            channels=(96, 128, 256),
+            channels=(64, 128, 256),
             num_res_blocks=(2, 2, 2),
             strides=(1, 2, 2),
-            self_attention=(False, True, True),
-            text_attention=("none", "joint", "joint"),
+            self_attention=(False, False, True),
+            text_attention=("none", "none", "joint"),
             head_dim=32,
             embed_dim=128,
             patch_size=4,
