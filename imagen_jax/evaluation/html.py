@@ -105,15 +105,16 @@ def _tables(report: Mapping[str, Any]) -> list[str]:
 def _pictures(report: Mapping[str, Any], pictures: Pictures, data: DataConfig) -> list[str]:
     final = list(pictures.stages)[-1]
     rows = list(zip(report["prompts"], pictures.prompts.prompts, strict=True))
+    training = None
+    if "nearest" in report:
+        training = load_source(data, "train", pictures.stages[final].config.resolution)
     if "accuracy" not in report["stages"][final]:
-        source = load_source(data, "train", pictures.stages[final].config.resolution)
-        shown = rows[:MAX_UNSCORED]
-        return _section("Pictures", rows, shown, pictures, source if "nearest" in report else None)
+        return _section("Pictures", rows, rows[:MAX_UNSCORED], pictures, training)
     failed = [row for row in rows if not row[0]["scores"][final]["accepted"]]
     passed = [row for row in rows if row[0]["scores"][final]["accepted"]]
     return [
-        *_section("Failures", failed, failed[:MAX_FAILURES], pictures, None),
-        *_section("Successes", passed, passed[:MAX_SUCCESSES], pictures, None),
+        *_section("Failures", failed, failed[:MAX_FAILURES], pictures, training),
+        *_section("Successes", passed, passed[:MAX_SUCCESSES], pictures, training),
     ]
 
 

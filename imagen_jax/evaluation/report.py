@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data.open import load_source
 from imagen_jax.evaluation import nearest, picture_statistics, super_resolution
 from imagen_jax.evaluation.caption_accuracy import Score, accuracy_by_group
 from imagen_jax.evaluation.drawing import Folder
@@ -71,8 +72,8 @@ def make_report(
 ) -> dict[str, Any]:
     """Measures the pictures of every stage.
 
-    Accuracy comes from the scorer of the data. Without a scorer the report has the distances to the
-    nearest training pictures instead. docs/evaluation.md explains each entry.
+    Accuracy comes from the scorer of the data. Where the training pictures are a finite set, the
+    report has the distances to the nearest of them. docs/evaluation.md explains each entry.
 
     Args:
       pictures: all of them drawn.
@@ -121,7 +122,9 @@ def make_report(
                 f"(at least {scorer.min_resolution}), so nothing says whether they obey their "
                 f"captions."
             )
-    if scorer is None:
+    if scorer is not None:
+        notes += scorer.notes
+    else:
         notes.append(
             f"Whether pictures obey their captions is not scored: there is no scorer for "
             f"{data.source}."
@@ -129,7 +132,7 @@ def make_report(
     if not pictures.generated:
         notes.append("The base stage was not run: only true pictures were enlarged.")
     report = {"notes": notes, "stages": stages, "prompts": rows}
-    if scorer is None and pictures.generated:
+    if pictures.generated and not load_source(data, "train", nearest.SIDE).endless:
         report["nearest"] = _nearest(pictures, data, rows)
     return report
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from imagen_jax.config import DataConfig
 from imagen_jax.evaluation.caption_accuracy import Score
+from imagen_jax.evaluation.icons_scorer import IconsScorer, is_icons
 from imagen_jax.evaluation.prompt_set import Prompt, PromptSet
 from imagen_jax.evaluation.shapes_scorer import ShapesScorer
 
@@ -22,11 +23,15 @@ class Scorer(Protocol):
       groups: names of the groups of its prompts, in order.
       parts: the parts of a caption that it checks, in the order of tables.
       min_resolution: side in pixels of the smallest picture that it can judge.
+      notes: what a reader must know of its figures, for example how good it is; read after `score`.
     """
 
     groups: tuple[str, ...]
     parts: tuple[str, ...]
     min_resolution: int
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def prompts(self, number: int) -> PromptSet:
         """The first `number` prompts, the groups taking turns, with the claims of their texts."""
@@ -47,4 +52,6 @@ def scorer_of(data: DataConfig) -> Scorer | None:
 
     The only place of an evaluation that depends on the name of the source.
     """
-    return ShapesScorer() if data.source == "shapes" else None
+    if data.source == "shapes":
+        return ShapesScorer()
+    return IconsScorer(data) if is_icons(data) else None

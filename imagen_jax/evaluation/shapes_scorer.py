@@ -21,6 +21,7 @@ class ShapesScorer:
     groups = tuple(SHAPES_GROUPS)
     parts = PARTS
     min_resolution = MIN_RESOLUTION
+    notes = ()
 
     def prompts(self, number: int) -> PromptSet:
         """Prompts of scenes that training never draws; see `Scorer.prompts`."""

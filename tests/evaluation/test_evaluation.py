@@ -348,6 +348,7 @@ class BrightnessScorer:
     groups = ("any",)
     parts = ("brightness",)
     min_resolution = 64
+    notes = ("Bright pictures are wrong.",)
 
     def prompts(self, number):
         raise NotImplementedError
@@ -372,7 +373,9 @@ def test_a_report_uses_the_scorer_of_the_source(tmp_path, monkeypatch):
     hits = sum(red < 150 for red in reds)
     assert 0 < hits < 6
     assert accuracy["accepted"]["hits"] == accuracy["parts"]["brightness"]["hits"] == hits
-    assert "accuracy" not in report["stages"]["base"] and "nearest" not in report
+    assert "accuracy" not in report["stages"]["base"]
+    assert report["nearest"]["stage"] == "sr64"
+    assert BrightnessScorer.notes[0] in report["notes"]
     (note,) = [note for note in report["notes"] if "too small to be read" in note]
     assert note.startswith("base: pictures of 32 pixels") and "at least 64" in note
 
