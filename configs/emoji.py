@@ -57,6 +57,7 @@ def get_config():
             head_dim=32,
             embed_dim=128,
             patch_size=2,
+            # As in the weights that ship; new networks do better with "mix" and without the bias.
             input_skip="add",
             shared_key_bias=True,
         ),
@@ -85,6 +86,7 @@ def get_config():
             head_dim=32,
             embed_dim=96,
             patch_size=2,
+            # As in the weights that ship; new networks do better with "mix" and without the bias.
             input_skip="add",
             shared_key_bias=True,
         ),

@@ -178,8 +178,8 @@ class InputSkip(nn.Module):
     """Adds the input pictures of the network to its output, each with a learned gain.
 
     The gains `[B, 1 or 2]` depend on the noise levels and the text, and start at zero. Differs from
-    Imagen, which has no such skip. `InputMix` is better: here the gain that keeps what z shows
-    needs an output that shrinks by as much.
+    Imagen, which has no such skip. Kept for weights that were trained with it: the gain that keeps
+    what z shows needs an output that shrinks by as much, which `InputMix` gives for nothing.
     """
 
     @nn.compact
