@@ -1,4 +1,4 @@
-"""PNG files with metadata, and labelled grids of pictures."""
+"""PNG files with metadata, and labelled grids and tables of pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,56 @@ def labelled_grid(
             large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
             canvas.paste(Image.fromarray(large), (x, y))
         y += height + 2 * PADDING
+    return np.asarray(canvas)
+
+
+def labelled_table(
+    pictures: Sequence[Sequence[np.ndarray]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    framed: Collection[tuple[int, int]] = (),
+) -> np.ndarray:
+    """A table of pictures: labels to the left of its rows and above its columns.
+
+    Args:
+      pictures: rows of `[H, W, 3]` uint8, all of one size, as many in each row as there are
+        columns. Small ones are enlarged as in `labelled_grid`.
+      row_labels, column_labels: any text, cut to two lines.
+      framed: (row, column) of the pictures that get an orange frame.
+
+    Returns:
+      `[H', W', 3]` uint8.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = pictures[0][0].shape[:2]
+    factor = _enlargement(height, width)
+    height, width = height * factor, width * factor
+    font = _font()
+    left = max(width, MIN_SIDE) + 2 * PADDING
+    rows = [_wrap(printable(label), left - 2 * PADDING, font) for label in row_labels]
+    columns = [_wrap(printable(label), width, font) for label in column_labels]
+    top = max(map(len, columns), default=0) * LINE_HEIGHT + 2 * PADDING
+    cell_height, cell_width = height + 2 * PADDING, width + 2 * PADDING
+    size = left + cell_width * len(columns), top + cell_height * len(rows)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+
+    def write(lines: Sequence[str], x: int, y: int) -> None:
+        for number, line in enumerate(lines):
+            draw.text((x, y + number * LINE_HEIGHT), line, fill="black", font=font)
+
+    for column, lines in enumerate(columns):
+        write(lines, left + column * cell_width + PADDING, PADDING)
+    for row, lines in enumerate(rows):
+        y = top + row * cell_height
+        write(lines, PADDING, y + (cell_height - len(lines) * LINE_HEIGHT) // 2)
+        for column, picture in enumerate(pictures[row]):
+            x = left + column * cell_width
+            if (row, column) in framed:
+                draw.rectangle((x, y, x + cell_width - 1, y + cell_height - 1), fill="#f28e2b")
+            large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+            canvas.paste(Image.fromarray(large), (x + PADDING, y + PADDING))
     return np.asarray(canvas)
 
 

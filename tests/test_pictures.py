@@ -74,3 +74,29 @@ def test_small_pictures_are_enlarged_without_smoothing():
     large = pictures[0, 0].repeat(8, axis=0).repeat(8, axis=1)
     p = images.PADDING
     assert np.array_equal(grid[-128 - 2 * p : -2 * p, p : p + 128], large)
+
+
+def test_a_table_holds_every_picture_in_its_place():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 12, 3), np.uint8)
+    table = images.labelled_table(
+        pictures, ["a", "b" * 100], ["x", "y", "z" * 200], framed={(1, 2)}
+    )
+    found = []
+    for picture in (picture for row in pictures for picture in row):
+        large = picture.repeat(16, axis=0).repeat(16, axis=1)
+        corners = np.argwhere((table == large[0, 0]).all(-1))
+        places = [
+            (y, x)
+            for y, x in corners
+            if table[y : y + 128, x : x + 192].shape == large.shape
+            and (table[y : y + 128, x : x + 192] == large).all()
+        ]
+        assert len(places) == 1
+        found += places
+    tops, lefts = [y for y, _ in found], [x for _, x in found]
+    assert len(set(tops)) == 2 and lefts[:3] == lefts[3:] == sorted(lefts[:3])
+    frame = (table == (0xF2, 0x8E, 0x2B)).all(-1)
+    y, x = found[5]
+    assert frame[y - images.PADDING : y, x : x + 192].all() and frame[y : y + 128, x + 192 :].all()
+    frame[y - images.PADDING : y + 128 + images.PADDING, x - images.PADDING :] = False
+    assert not frame.any()
