@@ -111,6 +111,8 @@ train() {
       2>&1 | tr '\r' '\n' | grep -v "^ *$" | tail -n 25 && status=0 || status=${PIPESTATUS[0]}
     # 124: the time is over; 143: it ended by the same signal. Both have saved.
     case $status in 0 | 124 | 143) ;; *) fail "the training of $entry ended with status $status" ;; esac
+    [[ -e $work/runs/$name/$stage/metrics.jsonl ]] ||
+      fail "$minutes minutes are too few: $entry has made no step"
     tail -n 1 "$work/runs/$name/$stage/metrics.jsonl"
     cp "$work/runs/$name/$stage/metrics.jsonl" "$out/$name-$stage.jsonl"
   done
