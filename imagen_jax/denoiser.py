@@ -78,6 +78,8 @@ class References:
     guide: Guide | None = None
 
 
+NO_REFERENCES = References()
+
 # (z [B, H, W, 3] float32, logsnr [B] float32) -> Outputs.
 NetworkFn = Callable[[Array, Array], Outputs]
 
@@ -192,7 +194,7 @@ def network_denoiser(
     *,
     guidance: Guidance | None = None,
     threshold: Threshold = NoThreshold(),
-    references: References = References(),
+    references: References = NO_REFERENCES,
     grid: Array | None = None,
 ) -> Denoiser:
     """The denoiser of one network, with guidance; arguments as above.

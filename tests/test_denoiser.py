@@ -66,11 +66,11 @@ def test_the_network_runs_without_references_where_nothing_is_guided(guidance):
 
     def network_fn(z, logsnr):
         both = jnp.concatenate([z, jnp.zeros_like(z)])
-        jax.debug.callback(lambda both: rows.append(len(both)), both)
+        jax.debug.callback(lambda both: rows.append(len(both)), both, ordered=True)
         return Outputs(both[: len(z)], both[len(z) :])
 
     def unguided_fn(z, logsnr):
-        jax.debug.callback(lambda z: rows.append(len(z)), z)
+        jax.debug.callback(lambda z: rows.append(len(z)), z, ordered=True)
         return Outputs(z)
 
     @jax.jit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Union
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,7 @@ class OscillatingWeight:
 
 # The choices that a config may name by `kind`.
 WEIGHT_SCHEDULES = (ConstantWeight, LinearWeight, CosineWeight, OscillatingWeight)
-WeightSchedule = Union[WEIGHT_SCHEDULES]
+WeightSchedule = ConstantWeight | LinearWeight | CosineWeight | OscillatingWeight
 
 
 @jax.tree_util.register_dataclass

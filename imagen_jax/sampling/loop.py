@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.config import DiffusionConfig, SampleConfig
-from imagen_jax.denoiser import LowRes, References, network_denoiser
+from imagen_jax.denoiser import NO_REFERENCES, LowRes, References, network_denoiser
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.augmentation import low_res_condition
 from imagen_jax.diffusion.guidance import Guidance
@@ -81,7 +81,7 @@ def sample_stage(
     settings: SampleSettings,
     low_res: Array | None = None,
     shape: tuple[int, int] | None = None,
-    references: References = References(),
+    references: References = NO_REFERENCES,
     compiling: contextlib.AbstractContextManager[None] | None = None,
 ) -> Array:
     """Draws one picture per row of `text`.
@@ -164,7 +164,7 @@ def _sample(
     keys: Array,
     settings: SampleSettings,
     low_res: Array | None,
-    references: References = References(),
+    references: References = NO_REFERENCES,
     *,
     network: nn.Module,
     diffusion: DiffusionConfig,
@@ -190,7 +190,7 @@ def make_denoiser(
     diffusion: DiffusionConfig,
     shape: tuple[int, int],
     grid: Array,
-    references: References = References(),
+    references: References = NO_REFERENCES,
 ) -> samplers.Denoiser:
     """The denoiser of `sample_stage`, with the noise of the low-resolution condition.
 
