@@ -168,5 +168,5 @@ def test_rescaling_meets_the_standard_deviation():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
         Guidance(**settings)
-    with pytest.raises(UserError, match="constant=1.5"):
+    with pytest.raises(UserError, match=r"constant=1\.5"):
         OscillatingWeight(1.5)

@@ -50,7 +50,7 @@ def test_what_cannot_be_read(prompt, message):
 
 def test_tokens_of_the_embedded_encoder(encoder):
     text, weights = parse_weights("a (red circle:1.5) on (bl:3)ue 🦊")
-    ids, mask = encoder.prepare([text])
+    ids, _ = encoder.prepare([text])
     found = encoder.token_weights([text], [weights])[0]
     pieces = [len(text[start:end].strip()) for start, end in encoder.tokenizer.spans(text)]
     assert len(pieces) == len(encoder.tokenizer.pieces(text)) and found.shape == ids[0].shape
@@ -98,5 +98,5 @@ def test_encoders_that_cannot(encoder):
     blind = dataclasses.replace(encoder.tokenizer, spans=None)
     with pytest.raises(UserError, match="need a tokenizer that tells"):
         EncodedPrompts(dataclasses.replace(encoder, tokenizer=blind), ["a"], weighted=True)
-    with pytest.raises(UserError, match="text.cleaning='if'"):
+    with pytest.raises(UserError, match=r"text\.cleaning='if'"):
         EncodedPrompts(dataclasses.replace(encoder, cleaning="if"), ["a"], weighted=True)
