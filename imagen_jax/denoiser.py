@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.diffusion.guidance import Guidance, guide
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.process import predict_x
 from imagen_jax.diffusion.samplers import Denoiser, Prediction
 from imagen_jax.diffusion.thresholding import NoThreshold, Threshold
@@ -40,13 +41,44 @@ class Outputs:
 
     Attributes:
       conditional: `[B, H, W, 3]` float32.
-      reference: `[B, H, W, 3]` float32, the output that guidance moves away from: without text
-        (classifier-free guidance) or of a weaker network (autoguidance). None without guidance.
+      reference: `[B, H, W, 3]` float32, the output without text or for a negative prompt, that
+        classifier-free guidance moves away from. None without it.
+      guide: `[B, H, W, 3]` float32, the output of the guide network, that autoguidance moves away
+        from. None without it.
     """
 
     conditional: Array
     reference: Array | None = None
+    guide: Array | None = None
 
+
+@flax.struct.dataclass
+class Guide:
+    """A weaker network of the same stage, for autoguidance.
+
+    Attributes:
+      params: of the network.
+      network: static; of the same prediction type, low-resolution condition and text encoder.
+    """
+
+    params: Params
+    network: nn.Module = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class References:
+    """What guidance moves away from, beside the null text.
+
+    Attributes:
+      negative: the text in the place of the null text, batch size B; None for the null text.
+      guide: of autoguidance; None for none.
+    """
+
+    negative: TextCond | None = None
+    guide: Guide | None = None
+
+
+NO_REFERENCES = References()
 
 # (z [B, H, W, 3] float32, logsnr [B] float32) -> Outputs.
 NetworkFn = Callable[[Array, Array], Outputs]
@@ -58,25 +90,53 @@ def make_denoiser(
     *,
     guidance: Guidance | None = None,
     threshold: Threshold = NoThreshold(),
+    unguided_fn: NetworkFn | None = None,
+    grid: Array | None = None,
 ) -> Denoiser:
     """A denoiser from the outputs of networks.
 
     Args:
-      network_fn: returns the outputs; they have a reference if and only if there is guidance.
+      network_fn: returns the outputs, with the references of the guidance.
       prediction: type of the outputs, "eps", "v" or "x".
-      guidance: None for none.
+      guidance: None for none. Its weights apply to those references that the outputs have.
       threshold: applied to x_hat, after guidance.
+      unguided_fn: returns the conditional output alone; run instead of `network_fn` at the noise
+        levels where no picture of the batch is guided. None: `network_fn`.
+      grid: `[N + 1]` float32 log-SNRs of the sampler, for a schedule of the weight over its steps.
 
     Returns:
       `(z [B, H, W, 3], logsnr [B]) -> Prediction`, all float32.
     """
+    guidance = None if guidance is None else guidance.without_idle_parts()
+    plain_fn = unguided_fn or network_fn
+
+    def plain(z: Array, logsnr: Array, strength: Array | None) -> Array:
+        del strength
+        return predict_x(plain_fn(z, logsnr).conditional, z, logsnr, prediction)
+
+    def guided(z: Array, logsnr: Array, strength: Array | None) -> Array:
+        outputs = network_fn(z, logsnr)
+        weighted = (
+            (outputs.reference, guidance.weight),
+            (outputs.guide, guidance.guide_weight),
+        )
+        references = [(out, w) for out, w in weighted if out is not None and w is not None]
+        if guidance.is_affine:
+            combined = guidance.combine(outputs.conditional, references, strength)
+            return predict_x(combined, z, logsnr, prediction)
+        x_hat = predict_x(outputs.conditional, z, logsnr, prediction)
+        references = [(predict_x(out, z, logsnr, prediction), w) for out, w in references]
+        return guidance.combine(x_hat, references, strength)
 
     def denoise(z: Array, logsnr: Array) -> Prediction:
-        outputs = network_fn(z, logsnr)
-        combined = outputs.conditional
-        if guidance is not None:
-            combined = guide(combined, outputs.reference, guidance.weight_at(logsnr))
-        return Prediction(threshold(predict_x(combined, z, logsnr, prediction)))
+        if guidance is None:
+            x_hat = plain(z, logsnr, None)
+        elif not guidance.varies:
+            x_hat = guided(z, logsnr, None)
+        else:
+            strength = guidance.strength(logsnr, grid)
+            x_hat = jax.lax.cond(jnp.any(strength != 0.0), guided, plain, z, logsnr, strength)
+        return Prediction(threshold(x_hat))
 
     return denoise
 
@@ -88,6 +148,7 @@ def make_network_fn(
     low_res: LowRes | None = None,
     *,
     with_null_text: bool = False,
+    negative: TextCond | None = None,
 ) -> NetworkFn:
     """The function that runs one network with a text; the text is projected here, once.
 
@@ -100,9 +161,12 @@ def make_network_fn(
       text: captions, batch size B.
       low_res: for a super-resolution network.
       with_null_text: also run it without text, for the reference of guidance.
+      negative: text in the place of the null text, batch size B; None for the null text.
     """
     both = _interleave if with_null_text else lambda a, b: a
-    features = project_text(network, params, jax.tree.map(both, text, null_text(text)))
+    if negative is None:
+        negative = null_text(text)
+    features = project_text(network, params, jax.tree.map(both, text, negative))
     condition = {}
     if low_res is not None:
         condition = {
@@ -130,12 +194,43 @@ def network_denoiser(
     *,
     guidance: Guidance | None = None,
     threshold: Threshold = NoThreshold(),
+    references: References = NO_REFERENCES,
+    grid: Array | None = None,
 ) -> Denoiser:
-    """The denoiser of one network with classifier-free guidance; arguments as above."""
+    """The denoiser of one network, with guidance; arguments as above.
+
+    The unconditional rows and the guide network are computed only where the guidance acts.
+    """
+    guidance = None if guidance is None else guidance.without_idle_parts()
+    by_text = guidance is not None and guidance.weight is not None
     network_fn = make_network_fn(
-        network, params, text, low_res, with_null_text=guidance is not None
+        network, params, text, low_res, with_null_text=by_text, negative=references.negative
     )
-    return make_denoiser(network_fn, prediction, guidance=guidance, threshold=threshold)
+    unguided_fn = None
+    if guidance is not None and guidance.varies:
+        unguided_fn = make_network_fn(network, params, text, low_res)
+    if guidance is not None and references.guide is not None:
+        network_fn = _with_guide(network_fn, references.guide, text, low_res)
+    return make_denoiser(
+        network_fn,
+        prediction,
+        guidance=guidance,
+        threshold=threshold,
+        unguided_fn=unguided_fn,
+        grid=grid,
+    )
+
+
+def _with_guide(
+    network_fn: NetworkFn, guide: Guide, text: TextCond, low_res: LowRes | None
+) -> NetworkFn:
+    guide_fn = make_network_fn(guide.network, guide.params, text, low_res)
+
+    def both(z: Array, logsnr: Array) -> Outputs:
+        weaker = guide_fn(z, logsnr).conditional
+        return dataclasses.replace(network_fn(z, logsnr), guide=weaker)
+
+    return both
 
 
 def _interleave(a: Array, b: Array) -> Array:

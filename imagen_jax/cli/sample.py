@@ -2,6 +2,7 @@
 
     python sample.py --config=configs/shapes.py --prompts="a red circle" --out=out
     python sample.py --workdir=runs/shapes --prompts="a red circle" --prompts="a blue star"
+    python sample.py --config=configs/shapes.py --prompts="a circle" --negative_prompt="red"
 
 Pictures are written as they are drawn. If it is interrupted, the same command continues it.
 
@@ -11,6 +12,7 @@ like replace them, for all stages (--num_steps=50) or by stage (--num_steps=base
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 from absl.flags import (
     DEFINE,
     ArgumentParser,
+    DEFINE_boolean,
     DEFINE_integer,
     DEFINE_multi_string,
     DEFINE_string,
@@ -39,10 +42,11 @@ from imagen_jax.cli.weights_flags import (
     define_text_encoder_flag,
     define_weights_flags,
     find_weights,
+    load_named,
     sampling_settings,
     text_encoder,
 )
-from imagen_jax.errors import UserError
+from imagen_jax.errors import UserError, brief
 
 if TYPE_CHECKING:
     from imagen_jax.config import CascadeConfig
@@ -60,7 +64,32 @@ def define_flags(flags: FlagValues) -> None:
     define_weights_flags(flags)
     define_text_encoder_flag(flags)
     DEFINE_multi_string("prompts", [], "A prompt. May be repeated.", flag_values=flags)
-    DEFINE_string("prompts_file", None, "File with one prompt per line.", flag_values=flags)
+    DEFINE_string(
+        "prompts_file",
+        None,
+        "File with one prompt per line; FILE.jsonl with one object per line: "
+        '{"prompt": "...", "negative_prompt": "..."}, the second is optional.',
+        flag_values=flags,
+    )
+    DEFINE_string(
+        "negative_prompt",
+        None,
+        "What guidance moves away from, for prompts without a negative prompt of their own. "
+        "Default: no text.",
+        flag_values=flags,
+    )
+    DEFINE_boolean(
+        "prompt_weights",
+        False,
+        r"Read (red circle:1.4) in prompts as a weight; \( and \) are brackets themselves.",
+        flag_values=flags,
+    )
+    DEFINE_string(
+        "guide_weights",
+        None,
+        "Weaker weights (a directory, or a name as of --weights) for autoguidance.",
+        flag_values=flags,
+    )
     DEFINE_integer("num_images", 4, "Pictures per prompt.", lower_bound=1, flag_values=flags)
     DEFINE_integer(
         "seed",
@@ -112,11 +141,18 @@ class _AspectParser(ArgumentParser):
 def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     """Draws and saves what the flags ask for."""
     # What needs no weights is checked first, before seconds go into imports.
-    prompts = read_prompts(flags.prompts, flags.prompts_file)
-    if not prompts:
+    pairs = read_prompts(flags.prompts, flags.prompts_file)
+    if not pairs:
         if flags.low_res_image is None:
             raise UserError('no prompt is given: add --prompts="..." or --prompts_file=FILE')
-        prompts = [""]
+        pairs = [("", None)]
+    prompts = tuple(prompt for prompt, _ in pairs)
+    negative = tuple(flags.negative_prompt if own is None else own for _, own in pairs)
+    if flags.prompt_weights:
+        from imagen_jax.text.prompt_weights import parse_weights
+
+        for prompt in (*prompts, *filter(None, negative)):
+            parse_weights(prompt)
     if flags.low_res_image is not None and not epath.Path(flags.low_res_image).exists():
         raise UserError(f"--low_res_image={flags.low_res_image} does not exist")
     if flags.out is not None and Path(flags.out).exists() and not Path(flags.out).is_dir():
@@ -124,6 +160,9 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     check_sampling_flags(sampling_flag_values(flags))
 
     artefact = find_weights(config_flag.path(flags), config, flags.workdir, flags.weights)
+    guide = None
+    if flags.guide_weights is not None:
+        guide = load_named("--guide_weights", flags.guide_weights)
     settings = override(
         sampling_flag_values(flags), artefact.config, sampling_settings(config, artefact)
     )
@@ -135,15 +174,18 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
 
     common.setup_jax()
     _describe(artefact)
-    cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config))
+    cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config), guide=guide)
     chain = cascade.chain(flags.stages, flags.low_res_image is not None)
     request = Request(
-        prompts=tuple(prompts),
+        prompts=prompts,
         seeds=picture_seeds(flags.seed, None, flags.num_images),
         settings={name: settings[name] for name in chain},
         aspect=flags.aspect,
         low_res=cascade.low_res_picture(flags.low_res_image, chain, flags.aspect),
         batch_size=flags.batch_size,
+        negative_prompts=negative,
+        prompt_weights=flags.prompt_weights,
+        guided_stages=cascade.guided(chain),
     )
     cascade.shapes(chain, flags.aspect)  # before the directory is made
     origin = cascade.origin(request)
@@ -166,13 +208,17 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     print(f"{pictures}{stages} in {seconds:.0f} s, in {out}/. Look at {first}")
 
 
-def read_prompts(given: Sequence[str], path: str | None) -> list[str]:
+def read_prompts(given: Sequence[str], path: str | None) -> list[tuple[str, str | None]]:
     """The prompts of the flags, then those of the file, blank lines left out.
 
+    Returns:
+      Prompts, each with its negative prompt or None. Only a file FILE.jsonl has negative ones.
+
     Raises:
-      UserError: the file cannot be read, is no UTF-8 text, or is empty.
+      UserError: the file cannot be read, is no UTF-8 text, or is empty; or a line of a FILE.jsonl
+        is no prompt.
     """
-    prompts = list(given)
+    prompts = [(prompt, None) for prompt in given]
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8-sig")
@@ -185,8 +231,28 @@ def read_prompts(given: Sequence[str], path: str | None) -> list[str]:
         lines = [line for line in lines if line]
         if not lines:
             raise UserError(f"--prompts_file={path} holds no prompt: write one a line")
-        prompts += lines
+        is_json = path.endswith(".jsonl")
+        prompts += [_from_json(path, line) if is_json else (line, None) for line in lines]
     return prompts
+
+
+def _from_json(path: str, line: str) -> tuple[str, str | None]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"--prompts_file={path}: {brief(line)} is not JSON: {error}") from error
+    known = {"prompt", "negative_prompt"}
+    if (
+        not isinstance(values, dict)
+        or "prompt" not in values
+        or values.keys() - known
+        or not all(isinstance(value, str) for value in values.values())
+    ):
+        raise UserError(
+            f"--prompts_file={path}: {brief(line)} is no prompt; write "
+            '{"prompt": "...", "negative_prompt": "..."}, of which the second may be left out'
+        )
+    return values["prompt"], values.get("negative_prompt")
 
 
 def _describe(artefact: Artefact) -> None:

@@ -24,9 +24,9 @@ class SamplingFlag:
 
     Attributes:
       field: of `SampleConfig`.
-      inner: field of the dataclass in `field`; "" for `field` itself, which is then a number, or a
-        choice that is replaced by another kind.
-      type: of the value.
+      inner: field of the dataclass in `field`, or its path with dots; "" for `field` itself, which
+        is then a number, or a choice that is replaced by another kind.
+      type: of the value: float, int, str for a kind, tuple for LOW:HIGH.
       help: for `--help`.
     """
 
@@ -43,6 +43,42 @@ SAMPLING_FLAGS = {
     "num_steps": SamplingFlag("num_steps", "", int, "Steps per picture."),
     "guidance_weight": SamplingFlag(
         "guidance", "weight", float, "Guidance weight w. 1 is no guidance."
+    ),
+    "guidance_schedule": SamplingFlag(
+        "guidance",
+        "schedule",
+        str,
+        "Weight over the steps: constant, linear, cosine or oscillating.",
+    ),
+    "guidance_constant": SamplingFlag(
+        "guidance",
+        "schedule.constant",
+        float,
+        "Share of the steps before an oscillating weight oscillates, from 0 to 1.",
+    ),
+    "guidance_interval": SamplingFlag(
+        "guidance",
+        "interval",
+        tuple,
+        "LOW:HIGH, the log-SNRs between which guidance acts. -20:20 are all.",
+    ),
+    "guidance_rescale": SamplingFlag(
+        "guidance",
+        "rescale",
+        float,
+        "Share, from 0 to 1, to which pictures keep their contrast of without guidance.",
+    ),
+    "guidance_parallel": SamplingFlag(
+        "guidance",
+        "parallel",
+        float,
+        "Factor, from 0 to 1, of the part of guidance along the picture itself (APG). 1 is all.",
+    ),
+    "guidance_max_norm": SamplingFlag(
+        "guidance", "max_norm", float, "Longest step of guidance, before its weight. 0 for any."
+    ),
+    "guide_weight": SamplingFlag(
+        "guidance", "guide_weight", float, "Weight of autoguidance, see --guide_weights of sample."
     ),
     "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim, from 0 to 1."),
     "gamma": SamplingFlag("sampler", "gamma", float, "Variance of ancestral, from 0 to 1."),
@@ -130,13 +166,17 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
       UserError: a value out of range, or an unknown kind.
     """
     from imagen_jax.config import SampleConfig
+    from imagen_jax.diffusion.guidance import WEIGHT_SCHEDULES, Guidance
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
 
     everything = [
-        SampleConfig(sampler=sampler(), threshold=threshold())
+        SampleConfig(
+            sampler=sampler(), threshold=threshold(), guidance=Guidance(schedule=schedule())
+        )
         for sampler in SAMPLERS
         for threshold in THRESHOLDS
+        for schedule in WEIGHT_SCHEDULES
     ]
     for name, flag in SAMPLING_FLAGS.items():
         text = given.get(name)
@@ -183,9 +223,14 @@ def _split(flag: str, text: str, kind: type) -> dict[str | None, Any]:
 
 
 def _convert(flag: str, text: str, kind: type) -> Any:
-    what = {float: "a number", int: "a whole number", str: "a name"}[kind]
+    what = {
+        float: "a number",
+        int: "a whole number",
+        str: "a name",
+        tuple: "LOW:HIGH, such as -3:2",
+    }[kind]
     try:
-        value = kind(text)
+        value = _pair(text) if kind is tuple else kind(text)
     except ValueError as error:
         raise UserError(f"--{flag}: {text!r} is not {what}") from error
     if value == "":
@@ -195,31 +240,54 @@ def _convert(flag: str, text: str, kind: type) -> Any:
     return value
 
 
+def _pair(text: str) -> tuple[float, float]:
+    low, high = text.split(":")
+    return float(low), float(high)
+
+
 def _applies(flag: SamplingFlag, settings: SampleConfig) -> bool:
-    return not flag.inner or hasattr(getattr(settings, flag.field), flag.inner)
+    _, choice, last = _owner(flag, settings)
+    return hasattr(choice, last)
 
 
 def _describe(flag: SamplingFlag, settings: SampleConfig) -> str:
-    return f"the {flag.field} {getattr(settings, flag.field).kind!r}"
+    name, choice, _ = _owner(flag, settings)
+    return f"the {name} {choice.kind!r}"
+
+
+def _owner(flag: SamplingFlag, settings: SampleConfig) -> tuple[str, Any, str]:
+    """What has the setting, its name, and the name of the setting."""
+    name, owner, last = "settings", settings, flag.field
+    for inner in filter(None, flag.inner.split(".")):
+        name, owner, last = last, getattr(owner, last), inner
+    return name, owner, last
 
 
 def _changed(settings: SampleConfig, flag: SamplingFlag, value: Any) -> SampleConfig:
-    current = getattr(settings, flag.field)
-    if flag.inner:
-        if not _applies(flag, settings):
-            raise UserError(f"{_describe(flag, settings)} has no {flag.inner}")
-        value = dataclasses.replace(current, **{flag.inner: value})
+    if not _applies(flag, settings):
+        _, _, last = _owner(flag, settings)
+        raise UserError(f"{_describe(flag, settings)} has no {last}")
+    return _replaced(settings, [flag.field, *filter(None, flag.inner.split("."))], flag, value)
+
+
+def _replaced(owner: Any, path: Sequence[str], flag: SamplingFlag, value: Any) -> Any:
+    """`owner` with the setting at `path` replaced."""
+    name, *rest = path
+    current = getattr(owner, name)
+    if rest:
+        value = _replaced(current, rest, flag, value)
     elif flag.type is str:
-        value = _of_kind(flag.field, value, current)
-    return dataclasses.replace(settings, **{flag.field: value})
+        value = _of_kind(name, value, current)
+    return dataclasses.replace(owner, **{name: value})
 
 
 def _of_kind(field: str, kind: str, current: Any) -> Any:
     """A choice of another kind, with its defaults; of the same kind, the current one."""
     from imagen_jax.config import choice_of_kind
+    from imagen_jax.diffusion.guidance import WEIGHT_SCHEDULES
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
 
-    choices = {"sampler": SAMPLERS, "threshold": THRESHOLDS}[field]
+    choices = {"sampler": SAMPLERS, "threshold": THRESHOLDS, "schedule": WEIGHT_SCHEDULES}[field]
     cls = choice_of_kind(choices, kind, field)
     return current if isinstance(current, cls) else cls()

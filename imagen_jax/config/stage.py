@@ -147,7 +147,7 @@ class SampleConfig:
     Attributes:
       sampler: `DDIM` or `Ancestral`.
       num_steps: steps of the sampler.
-      guidance: its weight; 1 is no guidance.
+      guidance: its weight (1 is no guidance), where it acts and how; see `Guidance`.
       threshold: `NoThreshold`, `StaticThreshold` or `DynamicThreshold`.
       aug_level: noise level of the low-resolution condition, in [0, 1]; super-resolution only.
 

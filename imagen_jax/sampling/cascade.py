@@ -13,6 +13,9 @@
     cascade("a blue square", stages="base", sampler="ancestral", callback=print)
     cascade("a blue square", low_res_image="mine.png")  # super-resolution of a picture
     cascade("a blue square", aspect="3:2")            # if trained with data.aspect_buckets
+    cascade("a blue square", negative_prompt="a red circle")
+    cascade("a (blue:1.3) square", prompt_weights=True)
+    Cascade.from_directory("runs/mine", guide="runs/smaller")  # autoguidance
 
 Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
 not on the other prompts, the number of pictures or the batch size (to the rounding of sums).
@@ -33,14 +36,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, StageConfig, parse_aspect
+from imagen_jax.denoiser import NO_REFERENCES, References
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.errors import UserError
 from imagen_jax.progress import DrawingProgress, Progress, progress_bar
 from imagen_jax.sampling.encoded_prompts import EncodedPrompts
+from imagen_jax.sampling.guides import Guides, NegativePrompts, check_guide, open_guides
 from imagen_jax.sampling.loop import SampleSettings, make_settings, picture_keys, sample_stage
 from imagen_jax.sampling.low_res_image import load_low_res_image
 from imagen_jax.sampling.origin import Origin
-from imagen_jax.sampling.request import Request, change_settings, picture_cost, picture_seeds
+from imagen_jax.sampling.request import (
+    Request,
+    change_settings,
+    negative_prompts,
+    picture_cost,
+    picture_seeds,
+)
 from imagen_jax.sampling.result import Result
 from imagen_jax.sampling.stream import Shelf, StageBatches, draw_missing, missing_rows
 from imagen_jax.stage import Stage, open_stage
@@ -66,11 +78,13 @@ class Cascade:
       artefact: configuration, provenance and parameters (on the default device).
       encoder: the text encoder that all stages were trained with.
       stages: those that have weights, opened.
+      guides: by stage, the weaker networks of autoguidance.
     """
 
     artefact: Artefact
     encoder: TextEncoder
     stages: dict[str, Stage]
+    guides: Guides = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> CascadeConfig:
@@ -79,17 +93,25 @@ class Cascade:
 
     @classmethod
     def from_directory(
-        cls, path: str | os.PathLike[str], *, text_encoder: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        text_encoder: str | None = None,
+        guide: str | os.PathLike[str] | None = None,
     ) -> Cascade:
         """Loads an exported cascade, a run (`workdir`) or one stage of a run.
 
         Args:
           text_encoder: path of the text encoder, if it was moved since training.
+          guide: directory of weaker weights (smaller or less trained) for autoguidance, for all
+            stages or some of them. Only the network and its training may differ.
 
         Raises:
-          UserError: no or damaged weights, another text encoder than in training.
+          UserError: no or damaged weights, another text encoder than in training, a guide that
+            does not fit.
         """
-        return cls.from_artefact(load(path), text_encoder=text_encoder)
+        weaker = None if guide is None else load(guide)
+        return cls.from_artefact(load(path), text_encoder=text_encoder, guide=weaker)
 
     @classmethod
     def from_name(cls, name: str, *, text_encoder: str | None = None) -> Cascade:
@@ -104,8 +126,16 @@ class Cascade:
         return cls.from_artefact(artefact, text_encoder=text_encoder)
 
     @classmethod
-    def from_artefact(cls, artefact: Artefact, *, text_encoder: str | None = None) -> Cascade:
-        """Builds the networks for weights that are already read."""
+    def from_artefact(
+        cls,
+        artefact: Artefact,
+        *,
+        text_encoder: str | None = None,
+        guide: Artefact | None = None,
+    ) -> Cascade:
+        """Builds the networks for weights that are already read; see `from_directory`."""
+        if guide is not None:
+            check_guide(guide, artefact)
         text_config = artefact.config.text
         if text_encoder is not None:
             text_config = dataclasses.replace(text_config, encoder=text_encoder)
@@ -120,7 +150,8 @@ class Cascade:
             artefact_lib.check_params(name, found.params, stages[name].abstract_params())
             params = jax.tree.map(jnp.asarray, found.params)
             weights[name] = dataclasses.replace(found, params=params)
-        return cls(dataclasses.replace(artefact, stages=weights), encoder, stages)
+        guides = {} if guide is None else open_guides(guide, stages, encoder.dim)
+        return cls(dataclasses.replace(artefact, stages=weights), encoder, stages, guides)
 
     def settings(self, stage: str) -> SampleConfig:
         """The settings that the weights' configuration gives a stage. Raises UserError."""
@@ -147,7 +178,10 @@ class Cascade:
         settings: Mapping[str, SampleConfig] | None = None,
         sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
         num_steps: int | Mapping[str, int] | None = None,
+        guidance: Guidance | Mapping[str, Guidance] | None = None,
         guidance_weight: float | Mapping[str, float] | None = None,
+        negative_prompt: str | Sequence[str | None] | None = None,
+        prompt_weights: bool = False,
         batch_size: int | None = None,
         callback: Callable[[Progress], None] | None = None,
         progress: bool = False,
@@ -169,9 +203,14 @@ class Cascade:
           aspect: width to height, one of those that the stages were trained in.
           settings: by stage; default: those of the configuration.
           sampler: replaces that of the settings: a sampler, or the name of its kind. This and the
-            next two are for all stages, or by stage ({"base": 5, "sr64": 1}).
+            next three are for all stages, or by stage ({"base": 5, "sr64": 1}).
           num_steps: replaces that of the settings.
-          guidance_weight: replaces that of the settings. 1 is no guidance.
+          guidance: replaces that of the settings: interval, schedule, rescaling and more.
+          guidance_weight: replaces the weight of the guidance. 1 is no guidance.
+          negative_prompt: what guidance moves away from instead of no text: one for all prompts, or
+            a list with one for each, in which None is no text. Guides all stages whose weight is
+            not 1.
+          prompt_weights: read "(red:1.4)" in prompts as a weight, see `text.prompt_weights`.
           batch_size: pictures at once; default: about a megapixel.
           callback: called with a `Progress` before and after each program is compiled and after
             each batch. What it raises ends the call.
@@ -190,11 +229,18 @@ class Cascade:
             prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
             seeds=picture_seeds(seed, seeds, num_images),
             settings=change_settings(
-                used, sampler=sampler, num_steps=num_steps, guidance_weight=guidance_weight
+                used,
+                sampler=sampler,
+                num_steps=num_steps,
+                guidance=guidance,
+                guidance_weight=guidance_weight,
             ),
             aspect=aspect,
             low_res=self.low_res_picture(low_res_image, chain, aspect),
             batch_size=batch_size,
+            negative_prompts=negative_prompts(negative_prompt, _count(prompts)),
+            prompt_weights=prompt_weights,
+            guided_stages=self.guided(chain),
         )
         shelf = _Memory()
         with contextlib.ExitStack() as stack:
@@ -231,6 +277,9 @@ class Cascade:
             settings=dict(request.settings),
             weights={name: self.artefact.stages[name].sha256 for name in request.settings},
             low_res_sha256=None if low_res is None else hashlib.sha256(low_res).hexdigest(),
+            negative_prompts=request.negative_prompts,
+            prompt_weights=request.prompt_weights,
+            guide_weights={name: self.guides[name].sha256 for name in request.guided_stages},
         )
 
     def draw(
@@ -255,18 +304,30 @@ class Cascade:
             callback or (lambda event: None),
             totals=dict.fromkeys(stages, total),
             done={name: total - len(missing_rows(shelf, name, total)) for name in stages},
-            costs={name: picture_cost(request.settings[name], shapes[name]) for name in stages},
+            costs={
+                name: picture_cost(
+                    request.settings[name],
+                    shapes[name],
+                    has_guide=name in request.guided_stages,
+                )
+                for name in stages
+            },
         )
-        text = EncodedPrompts(self.encoder, request.prompts, keep=2 * sum(sizes.values()))
+        keep, weighted = 2 * sum(sizes.values()), request.prompt_weights
+        text = EncodedPrompts(self.encoder, request.prompts, keep, weighted=weighted)
+        negative = NegativePrompts(self.encoder, request.negative_prompts, keep, weighted=weighted)
         compiled = set()
 
         def drawing(name: str) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
-            settings = make_settings(request.settings[name])
+            has_guide = name in request.guided_stages
+            settings = make_settings(request.settings[name], has_guide=has_guide)
+            guide = self.guides[name].network if has_guide else None
 
             def draw(rows: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
                 numbers = np.array([request.prompt_of(row) for row in rows])
                 with contextlib.nullcontext() if compiled else following.compiling(TEXT):
                     condition = text(numbers)
+                    references = References(negative(numbers, condition), guide)
                 compiling = None if name in compiled else following.compiling(name)
                 compiled.update([TEXT, name])
                 return self.draw_batch(
@@ -276,6 +337,7 @@ class Cascade:
                     settings,
                     low_res,
                     shapes[name],
+                    references,
                     compiling,
                 )
 
@@ -288,6 +350,20 @@ class Cascade:
             shelf,
             following.add,
         )
+
+    def guided(self, stages: Sequence[str]) -> tuple[str, ...]:
+        """Those of the stages that have a guide, see `Request.guided_stages`.
+
+        Raises:
+          UserError: there are guides, but for none of these stages.
+        """
+        found = tuple(name for name in stages if name in self.guides)
+        if self.guides and not found:
+            raise UserError(
+                f"the guide weights are for {', '.join(self.guides)}, but the stages are "
+                f"{', '.join(stages)}: give the weights of one of these, or leave them out"
+            )
+        return found
 
     def shapes(self, stages: Sequence[str], aspect: str) -> dict[str, tuple[int, int]]:
         """The shape (H, W) of each stage's pictures of an aspect ratio, such as "3:2".
@@ -383,6 +459,7 @@ class Cascade:
         settings: SampleSettings,
         low_res: np.ndarray | None = None,
         shape: tuple[int, int] | None = None,
+        references: References = NO_REFERENCES,
         compiling: contextlib.AbstractContextManager[None] | None = None,
     ) -> np.ndarray:
         """One picture of one stage for each row; compiled once per batch size, stage and shape.
@@ -394,6 +471,7 @@ class Cascade:
           settings: see `make_settings`.
           low_res: `[B, h, w, 3]` uint8 at the stage's low resolution, for super-resolution.
           shape: (H, W); default: the square of the stage's resolution.
+          references: see `sample_stage`.
           compiling: entered while the program is compiled.
 
         Returns: `[B, H, W, 3]` uint8.
@@ -410,6 +488,7 @@ class Cascade:
             settings,
             None if low_res is None else normalize_image(jnp.asarray(low_res)),
             shape,
+            references,
             compiling,
         )
         if not bool(jnp.isfinite(x).all()):
@@ -440,6 +519,10 @@ def _check_encoder(encoder: TextEncoder, artefact: Artefact) -> None:
                 f"{artefact.config.text.encoder!r} is now ({have[:12]}...): give the original one "
                 "with --text_encoder=DIR"
             )
+
+
+def _count(prompts: str | Sequence[str]) -> int:
+    return 1 if isinstance(prompts, str) else len(prompts)
 
 
 class _Memory:

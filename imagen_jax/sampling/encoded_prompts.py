@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from imagen_jax.text.encoder import TextEncoder
+from imagen_jax.text.prompt_weights import apply_weights, parse_weights
 from imagen_jax.types import TextCond
 
 logger = logging.getLogger("imagen_jax")
@@ -27,9 +28,25 @@ class EncodedPrompts:
       encoder: the text encoder.
       prompts: any text. A warning says how many are cut.
       keep: prompts whose conditions stay in memory, at least; None: all.
+      weighted: whether the prompts have weights, see `text.prompt_weights`.
+
+    Raises:
+      UserError: weights that cannot be read, or that the encoder cannot take.
     """
 
-    def __init__(self, encoder: TextEncoder, prompts: Sequence[str], keep: int | None = None):
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        prompts: Sequence[str],
+        keep: int | None = None,
+        *,
+        weighted: bool = False,
+    ):
+        self._weights = None
+        if weighted and prompts:
+            parsed = [parse_weights(prompt) for prompt in prompts]
+            prompts = [text for text, _ in parsed]
+            self._weights = encoder.token_weights(prompts, [weights for _, weights in parsed])
         size = PROMPTS_PER_ENCODING
         before = encoder.tokenizer.num_truncated
         groups = [prompts[i : i + size] for i in range(0, len(prompts), size)]
@@ -58,4 +75,10 @@ class EncodedPrompts:
         return jax.tree.map(lambda *parts: np.stack(parts), *rows)
 
     def _encode(self, group: int) -> TextCond:
-        return jax.device_get(self._encoder.embed(self._tokens[group]))
+        text = jax.device_get(self._encoder.embed(self._tokens[group]))
+        if self._weights is None:
+            return text
+        empty = jax.device_get(self._encoder.encode_captions([""])).tokens[0, 0]
+        start = group * PROMPTS_PER_ENCODING
+        weights = self._weights[start : start + len(text.mask)]
+        return TextCond(apply_weights(text.tokens, weights, empty), text.mask)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from imagen_jax.config import DiffusionConfig, SampleConfig
-from imagen_jax.denoiser import LowRes, network_denoiser
+from imagen_jax.denoiser import NO_REFERENCES, LowRes, References, network_denoiser
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.augmentation import low_res_condition
 from imagen_jax.diffusion.guidance import Guidance
@@ -41,7 +41,7 @@ class SampleSettings:
 
     Attributes:
       sampler, threshold: dataclasses whose fields are float32 scalars.
-      guidance: likewise; None where the weight is 1.
+      guidance: likewise, with None for what does nothing; None where all of it does nothing.
       aug_level: float32 scalar.
       num_steps: static.
     """
@@ -53,11 +53,19 @@ class SampleSettings:
     num_steps: int = flax.struct.field(pytree_node=False)
 
 
-def make_settings(config: SampleConfig) -> SampleSettings:
-    """Turns settings into arguments of a program."""
+def make_settings(config: SampleConfig, *, has_guide: bool = False) -> SampleSettings:
+    """Turns settings into arguments of a program.
+
+    Args:
+      config: the settings.
+      has_guide: whether there are guide weights, see `References`.
+    """
+    guidance = config.guidance.without_idle_parts()
+    if guidance.weight is None and not (has_guide and guidance.guide_weight is not None):
+        guidance = None
     settings = SampleSettings(
         sampler=config.sampler,
-        guidance=config.guidance if config.guidance.weight != 1.0 else None,
+        guidance=guidance,
         threshold=config.threshold,
         aug_level=config.aug_level,
         num_steps=config.num_steps,
@@ -73,6 +81,7 @@ def sample_stage(
     settings: SampleSettings,
     low_res: Array | None = None,
     shape: tuple[int, int] | None = None,
+    references: References = NO_REFERENCES,
     compiling: contextlib.AbstractContextManager[None] | None = None,
 ) -> Array:
     """Draws one picture per row of `text`.
@@ -91,6 +100,7 @@ def sample_stage(
         resolution, before it is up-sampled (Imagen section 2.4).
       shape: (H, W) of the pictures; default: the square of the stage's resolution. `low_res` is
         smaller by the factor of the stage.
+      references: a negative prompt and guide weights.
       compiling: entered while the program is compiled, to tell that time from the time of drawing.
 
     Returns:
@@ -111,7 +121,7 @@ def sample_stage(
             )
     elif low_res is not None:
         raise UserError("a base stage takes no low-resolution picture")
-    arguments = (params, text, keys, settings, low_res)
+    arguments = (params, text, keys, settings, low_res, references)
     static = static_arguments(stage, shape)
     if compiling is not None:
         with compiling:
@@ -154,18 +164,19 @@ def _sample(
     keys: Array,
     settings: SampleSettings,
     low_res: Array | None,
+    references: References = NO_REFERENCES,
     *,
     network: nn.Module,
     diffusion: DiffusionConfig,
     resolution: int,
     shape: tuple[int, int],
 ) -> Array:
+    grid = uniform_grid(diffusion.schedule.at(resolution), settings.num_steps)
+    denoise = make_denoiser(
+        params, text, keys, settings, low_res, network, diffusion, shape, grid, references
+    )
     return samplers.sample(
-        make_denoiser(params, text, keys, settings, low_res, network, diffusion, shape),
-        initial_noise(keys, shape),
-        step_keys(keys),
-        uniform_grid(diffusion.schedule.at(resolution), settings.num_steps),
-        settings.sampler,
+        denoise, initial_noise(keys, shape), step_keys(keys), grid, settings.sampler
     )
 
 
@@ -178,8 +189,13 @@ def make_denoiser(
     network: nn.Module,
     diffusion: DiffusionConfig,
     shape: tuple[int, int],
+    grid: Array,
+    references: References = NO_REFERENCES,
 ) -> samplers.Denoiser:
-    """The denoiser of `sample_stage`, with the noise of the low-resolution condition."""
+    """The denoiser of `sample_stage`, with the noise of the low-resolution condition.
+
+    `grid` are the log-SNRs of the sampler, for a guidance that changes over the steps.
+    """
     condition = None
     if low_res is not None:
         eps = samplers.draw_noise(keys, LOW_RES_NOISE, low_res.shape[1:])
@@ -194,6 +210,8 @@ def make_denoiser(
         condition,
         guidance=settings.guidance,
         threshold=settings.threshold,
+        references=references,
+        grid=grid,
     )
 
 

@@ -29,6 +29,9 @@ class Origin:
       settings: by stage, in the order of the stages.
       weights: by stage, sha256 of the weights file.
       low_res_sha256: of the pixels of the picture that was enlarged; None without one.
+      negative_prompts: as of `Request`.
+      prompt_weights: whether prompts were read with weights of their parts.
+      guide_weights: by stage, sha256 of the weights file of its guide.
     """
 
     prompts: tuple[str, ...]
@@ -37,6 +40,9 @@ class Origin:
     settings: dict[str, SampleConfig]
     weights: dict[str, str]
     low_res_sha256: str | None = None
+    negative_prompts: tuple[str | None, ...] = ()
+    prompt_weights: bool = False
+    guide_weights: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -56,12 +62,20 @@ class Origin:
         }
         if self.low_res_sha256 is not None:
             shared["low_res_sha256"] = self.low_res_sha256
+        if self.prompt_weights:
+            shared["prompt_weights"] = True
+        guides = {name: self.guide_weights[name] for name in stages if name in self.guide_weights}
+        if guides:
+            shared["guide_weights"] = guides
         return shared
 
     def picture_metadata(self, stage: str, row: int) -> dict[str, Any]:
         """The metadata of one picture."""
         number, place = divmod(row, len(self.seeds))
         own = {"prompt": self.prompts[number], "seed": self.seeds[place]}
+        negative = self.negative_prompts[number] if self.negative_prompts else None
+        if negative is not None:
+            own["negative_prompt"] = negative
         return {**own, **self.metadata(stage)}
 
     def file_name(self, row: int) -> str:
@@ -79,6 +93,18 @@ class Origin:
 
     def to_json_dict(self) -> dict[str, Any]:
         """Everything that decides the pictures, as plain JSON values."""
+        # Absent where not given, as in directories of before these settings.
+        optional = {}
+        if any(prompt is not None for prompt in self.negative_prompts):
+            optional["negative_prompts"] = {
+                f"{i}": printable(prompt, True)
+                for i, prompt in enumerate(self.negative_prompts)
+                if prompt is not None
+            }
+        if self.prompt_weights:
+            optional["prompt_weights"] = True
+        if self.guide_weights:
+            optional["guide_weights"] = dict(self.guide_weights)
         return {
             "prompts": {f"{i}": printable(prompt, True) for i, prompt in enumerate(self.prompts)},
             "seeds": list(self.seeds),
@@ -86,6 +112,7 @@ class Origin:
             "settings": {name: to_json_dict(item) for name, item in self.settings.items()},
             "weights": dict(self.weights),
             "low_res_sha256": self.low_res_sha256,
+            **optional,
         }
 
 

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from imagen_jax.config import SQUARE, SampleConfig, choice_of_kind
+from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import SAMPLERS, Sampler
 from imagen_jax.errors import UserError
+from imagen_jax.text.prompt_weights import parse_weights
 
 DEFAULT_NUM_IMAGES = 4
 
@@ -32,10 +34,15 @@ class Request:
       aspect: width to height, such as "3:2".
       low_res: `[h, w, 3]` uint8, the picture that the first stage enlarges; None for a base stage.
       batch_size: pictures drawn at once; None: about a megapixel.
+      negative_prompts: what guidance moves away from instead of the null text, one for each prompt;
+        None among them for the null text. The empty prompt is encoded like any other. () for none.
+      prompt_weights: whether "(red:1.4)" in a prompt is a weight, see `text.prompt_weights`.
+      guided_stages: those that guide weights move away from; see `Cascade`.
 
     Raises:
       UserError: no prompt, a prompt that is no string, a seed that is no whole number, is out of
-        range or is given twice, a batch size below 1.
+        range or is given twice, a batch size below 1, another number of negative prompts or some
+        that do nothing since no stage is guided by text, weights of prompts that cannot be read.
     """
 
     prompts: tuple[str, ...]
@@ -44,6 +51,9 @@ class Request:
     aspect: str = SQUARE
     low_res: np.ndarray | None = None
     batch_size: int | None = None
+    negative_prompts: tuple[str | None, ...] = ()
+    prompt_weights: bool = False
+    guided_stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -64,6 +74,38 @@ class Request:
             seen.add(seed)
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size} must be at least 1")
+        self._check_negative_prompts()
+        for name in self.guided_stages:
+            if self.settings[name].guidance.guide_weight == 1.0:
+                raise UserError(
+                    f"stage {name!r} has guide weights, which do nothing with guide_weight=1: give "
+                    "another guide_weight, or leave the guide weights out"
+                )
+        if self.prompt_weights:
+            for prompt in (*self.prompts, *self.negative_prompts):
+                parse_weights(prompt or "")
+
+    def _check_negative_prompts(self) -> None:
+        for prompt in self.negative_prompts:
+            if prompt is not None and not isinstance(prompt, str):
+                raise UserError(f"a negative prompt is a string, not {prompt!r}")
+        if self.negative_prompts and len(self.negative_prompts) != len(self.prompts):
+            raise UserError(
+                f"{len(self.negative_prompts)} negative prompts for {len(self.prompts)} prompts: "
+                "give one for all of them, or one for each"
+            )
+        weights = {name: item.guidance.weight for name, item in self.settings.items()}
+        if self.has_negative and all(weight == 1.0 for weight in weights.values()):
+            given = next(prompt for prompt in self.negative_prompts if prompt is not None)
+            raise UserError(
+                f"the negative prompt {given!r} does nothing, since the guidance weight of "
+                f"{', '.join(weights)} is 1: give another weight, or leave it out"
+            )
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether any prompt has a negative one."""
+        return any(prompt is not None for prompt in self.negative_prompts)
 
     @property
     def total(self) -> int:
@@ -116,11 +158,21 @@ def picture_seeds(
     return tuple(range(first, first + count))
 
 
+def negative_prompts(
+    given: str | Sequence[str | None] | None, num_prompts: int
+) -> tuple[str | None, ...]:
+    """`Request.negative_prompts` from one for all prompts, one for each, or None for none."""
+    if given is None:
+        return ()
+    return (given,) * num_prompts if isinstance(given, str) else tuple(given)
+
+
 def change_settings(
     settings: Mapping[str, SampleConfig],
     *,
     sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
     num_steps: int | Mapping[str, int] | None = None,
+    guidance: Guidance | Mapping[str, Guidance] | None = None,
     guidance_weight: float | Mapping[str, float] | None = None,
 ) -> dict[str, SampleConfig]:
     """Settings with some of them replaced, in all stages or, given a mapping, by stage.
@@ -129,7 +181,8 @@ def change_settings(
       settings: by stage.
       sampler: a sampler, or the name of its kind. A kind other than the stage's has its defaults.
       num_steps: of the sampler.
-      guidance_weight: 1 is no guidance.
+      guidance: with all of its settings.
+      guidance_weight: its weight alone; 1 is no guidance.
 
     Raises:
       UserError: an unknown stage or sampler, or a value out of range.
@@ -146,6 +199,10 @@ def change_settings(
         changed[name] = dataclasses.replace(changed[name], sampler=value)
     for name, value in _by_stage("num_steps", num_steps, stages).items():
         changed[name] = dataclasses.replace(changed[name], num_steps=_whole("num_steps", value))
+    for name, value in _by_stage("guidance", guidance, stages).items():
+        if not isinstance(value, Guidance):
+            raise UserError(f"guidance={value!r} is no Guidance; a number is a guidance_weight")
+        changed[name] = dataclasses.replace(changed[name], guidance=value)
     for name, value in _by_stage("guidance_weight", guidance_weight, stages).items():
         try:
             weight = float(value)
@@ -156,9 +213,9 @@ def change_settings(
     return changed
 
 
-def picture_cost(settings: SampleConfig, shape: tuple[int, int]) -> int:
+def picture_cost(settings: SampleConfig, shape: tuple[int, int], *, has_guide: bool = False) -> int:
     """About the work for a picture, in a unit common to all stages: passes times pixels."""
-    passes = 1 if settings.guidance.weight == 1.0 else 2
+    passes = (1 if settings.guidance.weight == 1.0 else 2) + has_guide
     return settings.num_steps * passes * math.prod(shape)
 
 

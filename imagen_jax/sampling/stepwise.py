@@ -53,14 +53,12 @@ def sample_programs(stage: Stage, sharding: NamedSharding) -> tuple[Callable[...
         index: Array,
         shape: tuple[int, int],
     ) -> State:
-        return samplers.advance(
-            make_denoiser(params, text, keys, settings, low_res, stage.network, diffusion, shape),
-            state,
-            index,
-            step_keys(keys),
-            uniform_grid(schedule, settings.num_steps),
-            settings.sampler,
+        grid = uniform_grid(schedule, settings.num_steps)
+        network = stage.network
+        denoise = make_denoiser(
+            params, text, keys, settings, low_res, network, diffusion, shape, grid
         )
+        return samplers.advance(denoise, state, index, step_keys(keys), grid, settings.sampler)
 
     return (
         jax.jit(start, static_argnames="shape", out_shardings=sharding),

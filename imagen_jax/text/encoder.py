@@ -19,10 +19,10 @@ from imagen_jax.errors import UserError
 from imagen_jax.foreign_files import read_json_object
 from imagen_jax.parallel.agreement import Agreement
 from imagen_jax.parallel.sharding import frozen_shardings
-from imagen_jax.text import cleaning, clip, hf_files, t5_load
+from imagen_jax.text import cleaning, clip, hf_files, prompt_weights, t5_load
 from imagen_jax.text.clip import ClipConfig, ClipEncoder
 from imagen_jax.text.t5 import T5Config, T5Encoder
-from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
+from imagen_jax.text.tokenizer import SENTENCEPIECE, Tokenizer, load_tokenizer
 from imagen_jax.types import Array, Params, TextCond
 
 # The encoders inside the package.
@@ -111,6 +111,34 @@ class TextEncoder:
     ) -> TextCond:
         """Encodes the result of `prepare`; see `TextSource`."""
         return self.encode(*map(place, prepared))
+
+    def token_weights(self, captions: Sequence[str], weights: Sequence[np.ndarray]) -> np.ndarray:
+        """The weights of the tokens `[B, L]` float32 from those of the characters.
+
+        Args:
+          captions: as `prepare` gets them.
+          weights: of each caption, `[len(caption)]` float32.
+
+        Raises:
+          UserError: the tokenizer does not tell where its tokens lie, or captions are cleaned.
+        """
+        if self.cleaning != "none":
+            raise UserError(
+                f"weights of parts of a prompt do not work with text.cleaning={self.cleaning!r}, "
+                "which changes the prompt: leave them out"
+            )
+        if self.tokenizer.spans is None:
+            raise UserError(
+                "weights of parts of a prompt need a tokenizer that tells where its tokens lie: a "
+                f"{SENTENCEPIECE}, and sentencepiece 0.2.3 or later. Leave the weights out"
+            )
+        first, rows = len(self.tokenizer.start_ids), []
+        for caption, own in zip(captions, weights, strict=True):
+            text = caption.encode("utf-8", "replace").decode("utf-8")
+            own = np.where([c.isspace() for c in caption], np.nan, own) if caption else own
+            spans = self.tokenizer.spans(text)
+            rows.append(prompt_weights.token_weights(spans, own, first, self.max_length))
+        return np.stack(rows)
 
     def encode_captions(self, captions: Sequence[str]) -> TextCond:
         """Tokenizes and encodes `[B]` captions at L = `max_length`."""

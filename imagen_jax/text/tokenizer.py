@@ -38,6 +38,8 @@ class Tokenizer:
       hash: SHA-256 of the tokenizer's file in hex.
       start_ids: ids at the start of every caption (CLIP's start-of-text; none for T5).
       num_truncated: number of captions that were truncated so far.
+      spans: the places of a caption's pieces in it, (first character, behind the last one), one for
+        each of `pieces`. None if the tokenizer does not tell.
     """
 
     pieces: Callable[[str], list[int]]
@@ -47,6 +49,7 @@ class Tokenizer:
     hash: str
     start_ids: tuple[int, ...] = ()
     num_truncated: int = 0
+    spans: Callable[[str], list[tuple[int, int]]] | None = None
 
     def __call__(self, captions: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes.
@@ -142,12 +145,19 @@ def _from_sentencepiece(path: Path) -> Tokenizer:
     # Of malformed files the library raises RuntimeError, UnicodeDecodeError and others.
     except Exception as error:
         raise UserError(unreadable(path, error)) from error
+    spans = None
+    if hasattr(processor, "encode_as_offset_mapping"):  # since sentencepiece 0.2.3
+
+        def spans(caption: str) -> list[tuple[int, int]]:
+            return processor.encode_as_offset_mapping(caption)["offsets"]
+
     return Tokenizer(
         pieces=processor.encode,
         pad_id=_needed("padding", processor.pad_id(), path),
         eos_id=_needed("end-of-sequence", processor.eos_id(), path),
         vocab_size=processor.get_piece_size(),
         hash=file_hash(path),
+        spans=spans,
     )
 
 

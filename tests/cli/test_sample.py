@@ -90,7 +90,7 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
     assert status == 0, capsys.readouterr().err
     with Image.open(tmp_path / "base" / "000_seed0_a-red-circle.png") as file:
         assert '"num_steps": 1' in file.text["settings"]
-        assert '"guidance": {"weight": 1.5}' in file.text["settings"]
+        assert '"guidance": {"weight": 1.5,' in file.text["settings"]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,13 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
         (["--num_steps=sr64=3"], "no stage 'sr64'"),
         (["--num_steps=many"], "'many' is not a whole number"),
         (["--guidance_weight=x"], "'x' is not a number"),
+        (["--negative_prompt=x", "--guidance_weight=1"], "'x' does nothing"),
+        (["--guidance_interval=2:-3"], "interval=(2.0, -3.0) is empty"),
+        (["--guidance_interval=2"], "'2' is not LOW:HIGH"),
+        (["--guidance_rescale=1.5"], "rescale=1.5 must be in [0, 1]"),
+        (["--prompts=(a:1.2", "--prompt_weights"], "has no closing one"),
+        (["--guide_weights=nowhere"], "--guide_weights=nowhere is not a directory"),
+        (["--guide_weights=shapes"], "guide weights"),
         (["--sampler=euler"], "one of ddim, ancestral"),
         (["--aspect=3:2"], "'base' was not trained on pictures of 3:2"),
         (["--aspect=wide"], "'wide' is no aspect ratio"),
@@ -155,13 +162,58 @@ def test_config_of_another_network(workdir, config, tmp_path):
 def test_prompts_file(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffone\r\n\r\n  two\u2028still two \n".encode())
-    assert sample.read_prompts(["zero"], str(path)) == ["zero", "one", "two\u2028still two"]
+    expected = ["zero", "one", "two\u2028still two"]
+    assert sample.read_prompts(["zero"], str(path)) == [(text, None) for text in expected]
     path.write_bytes(b"\n \n")
     with pytest.raises(UserError, match="holds no prompt"):
         sample.read_prompts([], str(path))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         sample.read_prompts([], str(path))
+
+
+def test_prompts_file_with_negative_prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one"}\n\n{"prompt": "two", "negative_prompt": ""}\n')
+    assert sample.read_prompts([], str(path)) == [("one", None), ("two", "")]
+    for line, message in (
+        ("one", "'one' is not JSON"),
+        ('{"negative_prompt": "two"}', "is no prompt"),
+        ('{"prompt": "one", "negative": "two"}', "is no prompt"),
+        ('{"prompt": 1}', "is no prompt"),
+        ('["one"]', "is no prompt"),
+    ):
+        path.write_text(line)
+        with pytest.raises(UserError, match=message):
+            sample.read_prompts([], str(path))
+
+
+def test_negative_prompts_weights_and_a_guide_are_recorded(workdir, tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        '{"prompt": "a (red:1.5) circle"}\n{"prompt": "b", "negative_prompt": "a star"}\n'
+    )
+    arguments = [f"--workdir={workdir}", f"--prompts_file={prompts}", "--num_images=1"]
+    arguments += ["--num_steps=2", "--stages=base", f"--out={tmp_path / 'out'}"]
+    given = ["--negative_prompt=blue", "--prompt_weights", f"--guide_weights={workdir}"]
+    given += ["--guidance_rescale=0.5", "--guide_weight=1.5"]
+    assert sample.main([*arguments, *given]) == 0, capsys.readouterr().err
+    written = sorted((tmp_path / "out" / "base").glob("*.png"))
+    texts = []
+    for path in written:
+        with Image.open(path) as file:
+            texts.append(dict(file.text))
+    assert [text["negative_prompt"] for text in texts] == ["blue", "a star"]
+    assert texts[0]["prompt"] == "a (red:1.5) circle" and texts[0]["prompt_weights"] == "true"
+    assert '"rescale": 0.5' in texts[0]["settings"]
+    assert '"base": "' in texts[0]["guide_weights"]
+    # Pictures of other negative prompts do not mix.
+    assert sample.main([*arguments, *given, "--negative_prompt=green"]) == 2
+    assert "negative_prompts.0: blue in the directory, green now" in capsys.readouterr().err
+    assert sample.main([*arguments, *given[:1], *given[2:]]) == 2
+    assert "prompt_weights: True in the directory, (absent) now" in capsys.readouterr().err
+    assert sample.main([*arguments, *given[:2], *given[3:]]) == 2
+    assert "guide_weights.base: " in capsys.readouterr().err
 
 
 def test_help_is_complete(capsys):

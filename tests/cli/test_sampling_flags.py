@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from imagen_jax.cli.sampling_flags import override
+from imagen_jax.cli.sampling_flags import check_sampling_flags, override
 from imagen_jax.config import SampleConfig
-from imagen_jax.diffusion.guidance import Guidance
+from imagen_jax.diffusion.guidance import Guidance, OscillatingWeight
 from imagen_jax.diffusion.samplers import DDIM, Ancestral
 from imagen_jax.diffusion.thresholding import DynamicThreshold, StaticThreshold
 from imagen_jax.errors import UserError
@@ -36,6 +36,21 @@ def test_another_kind_has_its_defaults_and_takes_its_own_settings(config):
     assert override({"sampler": "ddim"}, config, given)["base"].sampler == DDIM(eta=0.3)
 
 
+def test_guidance(config):
+    flags = {
+        "guidance_schedule": "base=oscillating",
+        "guidance_constant": "0.5",
+        "guidance_interval": "base=-3:2.5,sr16=0:20",
+        "guidance_parallel": "sr16=0",
+    }
+    merged = override(flags, config, {"base": SampleConfig(), "sr16": SampleConfig()})
+    assert merged["base"].guidance == Guidance(
+        schedule=OscillatingWeight(0.5), interval=(-3.0, 2.5)
+    )
+    assert merged["sr16"].guidance == Guidance(interval=(0.0, 20.0), parallel=0.0)
+    check_sampling_flags(flags)
+
+
 def test_a_value_for_all_stages_changes_those_that_have_the_setting(config):
     given = {"base": SampleConfig(sampler=Ancestral())}
     merged = override({"eta": "0.5"}, config, given)
@@ -51,6 +66,13 @@ def test_a_value_for_all_stages_changes_those_that_have_the_setting(config):
         ({"percentile": "0.995"}, "stage 'base': percentile=0.995 .*99.5"),
         ({"eta": "sr16=2"}, r"--eta=sr16=2: stage 'sr16': eta=2.0 must be in"),
         ({"guidance_weight": "nan"}, "weight=nan must be finite"),
+        ({"guidance_schedule": "sine"}, "schedule='sine' must be one of constant, linear"),
+        ({"guidance_constant": "0.5"}, "base has the schedule 'constant'"),
+        ({"guidance_constant": "base=0.5"}, "the schedule 'constant' has no constant"),
+        ({"guidance_interval": "a:b"}, "'a:b' is not LOW:HIGH, such as -3:2"),
+        ({"guidance_interval": "base=3:2"}, r"stage 'base': interval=\(3.0, 2.0\) is empty"),
+        ({"guidance_interval": "nan:2"}, r"interval=\(nan, 2.0\) is empty"),
+        ({"guidance_max_norm": "-1"}, "max_norm=-1.0 must be at least 0"),
         ({"num_steps": "0"}, "num_steps=0 must be at least 1"),
         ({"num_steps": "2.5"}, "'2.5' is not a whole number"),
         ({"num_steps": "sr64=3"}, "no stage 'sr64'; the stages are base, sr16"),

@@ -198,7 +198,7 @@ def test_saved_files(result, tmp_path):
         np.testing.assert_array_equal(np.asarray(file), result.images["sr16"][3])
         assert file.text["prompt"] == OTHER
         assert json.loads(file.text["seed"]) == 6
-        assert json.loads(file.text["settings"])["base"]["guidance"] == {"weight": 2.0}
+        assert json.loads(file.text["settings"])["base"]["guidance"]["weight"] == 2.0
         assert json.loads(file.text["weights"])["sr16"] == "1" * 64
     with Image.open(grids[0]) as file:
         assert json.loads(file.text["prompts"]) == [PROMPT, OTHER]
