@@ -29,6 +29,7 @@ class Origin:
       settings: by stage, in the order of the stages.
       weights: by stage, sha256 of the weights file.
       low_res_sha256: of the pixels of the picture that was enlarged; None without one.
+      editing: what else decided the pictures, see `Request.editing`; empty for most.
     """
 
     prompts: tuple[str, ...]
@@ -37,6 +38,7 @@ class Origin:
     settings: dict[str, SampleConfig]
     weights: dict[str, str]
     low_res_sha256: str | None = None
+    editing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -56,7 +58,7 @@ class Origin:
         }
         if self.low_res_sha256 is not None:
             shared["low_res_sha256"] = self.low_res_sha256
-        return shared
+        return {**shared, **self._editing()}
 
     def picture_metadata(self, stage: str, row: int) -> dict[str, Any]:
         """The metadata of one picture."""
@@ -86,7 +88,12 @@ class Origin:
             "settings": {name: to_json_dict(item) for name, item in self.settings.items()},
             "weights": dict(self.weights),
             "low_res_sha256": self.low_res_sha256,
+            **self._editing(),
         }
+
+    def _editing(self) -> dict[str, Any]:
+        # Left out where it is empty, as in the files of earlier versions.
+        return {"editing": self.editing} if self.editing else {}
 
 
 def slug_of(prompt: str) -> str:

@@ -93,9 +93,7 @@ def resampling_moves(num_steps: int, jump: int, resample: int) -> np.ndarray:
     for run, (start, end) in enumerate(zip(starts, [*starts[1:], num_steps], strict=True)):
         for repeat in range(resample):
             number = run * resample + repeat
-            moves += [
-                (i, start, end, number, repeat > 0 and i == start) for i in range(start, end)
-            ]
+            moves += [(i, start, end, number, repeat > 0 and i == start) for i in range(start, end)]
     return np.array(moves, np.int32)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from imagen_jax.config import SQUARE, SampleConfig, choice_of_kind
 from imagen_jax.diffusion.samplers import SAMPLERS, Sampler
 from imagen_jax.errors import UserError
+from imagen_jax.sampling.edit import Edit
+from imagen_jax.sampling.tiles import Tiles
 
 DEFAULT_NUM_IMAGES = 4
 
@@ -32,6 +34,9 @@ class Request:
       aspect: width to height, such as "3:2".
       low_res: `[h, w, 3]` uint8, the picture that the first stage enlarges; None for a base stage.
       batch_size: pictures drawn at once; None: about a megapixel.
+      size: (width, height) of the last stage's pictures, instead of `aspect`; None: as trained.
+      edit: the picture that is changed; None: pictures are drawn from noise.
+      tiles: by stage, of those that draw in tiles.
 
     Raises:
       UserError: no prompt, a prompt that is no string, a seed that is no whole number, is out of
@@ -44,6 +49,9 @@ class Request:
     aspect: str = SQUARE
     low_res: np.ndarray | None = None
     batch_size: int | None = None
+    size: tuple[int, int] | None = None
+    edit: Edit | None = None
+    tiles: Mapping[str, Tiles] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -69,6 +77,15 @@ class Request:
     def total(self) -> int:
         """Pictures of each stage."""
         return len(self.prompts) * len(self.seeds)
+
+    def editing(self) -> dict[str, Any]:
+        """What decides the pictures beside prompts, seeds and settings, as plain JSON values."""
+        found = {} if self.edit is None else self.edit.identity(list(self.settings))
+        if self.size is not None:
+            found["size"] = f"{self.size[0]}x{self.size[1]}"
+        if self.tiles:
+            found["tiles"] = {name: [t.side, t.overlap] for name, t in self.tiles.items()}
+        return found
 
     def prompt_of(self, row: int) -> int:
         """The number of the prompt of a row."""
@@ -136,7 +153,7 @@ def change_settings(
     """
     stages = list(settings)
     changed = dict(settings)
-    for name, value in _by_stage("sampler", sampler, stages).items():
+    for name, value in by_stage("sampler", sampler, stages).items():
         if isinstance(value, str):
             kind = choice_of_kind(SAMPLERS, value, "sampler")
             value = changed[name].sampler if isinstance(changed[name].sampler, kind) else kind()
@@ -144,9 +161,9 @@ def change_settings(
             kinds = ", ".join(choice.kind for choice in SAMPLERS)
             raise UserError(f"sampler={value!r} is no sampler; give one, or a name ({kinds})")
         changed[name] = dataclasses.replace(changed[name], sampler=value)
-    for name, value in _by_stage("num_steps", num_steps, stages).items():
+    for name, value in by_stage("num_steps", num_steps, stages).items():
         changed[name] = dataclasses.replace(changed[name], num_steps=_whole("num_steps", value))
-    for name, value in _by_stage("guidance_weight", guidance_weight, stages).items():
+    for name, value in by_stage("guidance_weight", guidance_weight, stages).items():
         try:
             weight = float(value)
         except (TypeError, ValueError) as error:
@@ -162,7 +179,8 @@ def picture_cost(settings: SampleConfig, shape: tuple[int, int]) -> int:
     return settings.num_steps * passes * math.prod(shape)
 
 
-def _by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:
+def by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:
+    """A value by stage: of all stages, or those of a mapping; {} for None. Raises UserError."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -74,7 +74,7 @@ def test_the_distribution_after_partial_noise(sampler):
     maps with noise; for the exact solver of either, the mean moves to E[x | z] at the level.
     """
     skip = 24
-    alpha, sigma = gaussian.alpha_sigma(float(GRID[skip]))
+    alpha, _ = gaussian.alpha_sigma(float(GRID[skip]))
     mean, covariance = gaussian.marginal(float(GRID[skip]))
     gain = gaussian.ideal_gain(float(GRID[skip]))
     drawn = run(4000, sampler, skip=skip)
@@ -96,7 +96,9 @@ def test_little_noise_returns_the_picture_and_much_forgets_it():
         np.sqrt(np.mean((run(500, DDIM(), skip=skip) - KNOWN) ** 2)) for skip in (38, 30, 20, 0)
     ]
     assert distances == sorted(distances)
-    assert distances[0] < 0.1 < 0.7 < distances[-1]
+    # From noise the distance is that of a draw of the data.
+    drawn = np.sqrt((np.trace(gaussian.COVARIANCE) + np.sum((gaussian.MEAN - KNOWN) ** 2)) / 3)
+    assert distances[0] < 0.1 and distances[-1] == pytest.approx(drawn, rel=0.05)
 
 
 KEEP = np.array([[[True, True, False]]])[None]
@@ -114,13 +116,14 @@ def test_resampling_recovers_the_conditional_mean(jump):
     mean, variance = conditional()
     assert abs(mean - gaussian.MEAN[2]) > 0.5  # what is known says much
     error = {}
-    for resample in (1, 10):
+    for resample in (1, 30):
         drawn = run(2000, Ancestral(), keep=KEEP[0], resample=resample, jump=jump)
         np.testing.assert_array_equal(drawn[:, :2], np.broadcast_to(KNOWN[:2], (2000, 2)))
         error[resample] = abs(drawn[:, 2].mean() - mean)
-    # Standard error of the mean: below 0.01.
+    # The standard error of the mean is below 0.01, and the steps before the last runs leave a bias
+    # that falls with their number. One pass is off by 0.24.
     assert np.sqrt(variance / 2000) < 0.01
-    assert error[10] < 0.05 and error[10] < 0.5 * error[1]
+    assert error[30] < 0.05 and error[30] < 0.25 * error[1]
 
 
 class TwoStep:
