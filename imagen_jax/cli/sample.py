@@ -3,6 +3,8 @@
     python sample.py --config=configs/shapes.py --prompts="a red circle" --out=out
     python sample.py --workdir=runs/shapes --prompts="a red circle" --prompts="a blue star"
     python sample.py --config=configs/shapes.py --prompts="a circle" --negative_prompt="red"
+    python sample.py --config=configs/shapes.py --init_image=mine.png --mask=mask.png
+    python sample.py --config=configs/shapes.py --upscale=mine.png
 
 Pictures are written as they are drawn. If it is interrupted, the same command continues it.
 
@@ -32,6 +34,7 @@ from etils import epath
 
 from imagen_jax.aspect import SQUARE, parse_aspect
 from imagen_jax.cli import common, config_flag
+from imagen_jax.cli.edit_flags import define_edit_flags, framing, read_edit, starts_from_picture
 from imagen_jax.cli.sampling_flags import (
     check_sampling_flags,
     define_sampling_flags,
@@ -124,6 +127,7 @@ def define_flags(flags: FlagValues) -> None:
         "prompts, settings or weights.",
         flag_values=flags,
     )
+    define_edit_flags(flags)
     define_sampling_flags(flags)
 
 
@@ -143,7 +147,7 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     # What needs no weights is checked first, before seconds go into imports.
     pairs = read_prompts(flags.prompts, flags.prompts_file)
     if not pairs:
-        if flags.low_res_image is None:
+        if flags.low_res_image is None and not starts_from_picture(flags):
             raise UserError('no prompt is given: add --prompts="..." or --prompts_file=FILE')
         pairs = [("", None)]
     prompts = tuple(prompt for prompt, _ in pairs)
@@ -158,6 +162,7 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     if flags.out is not None and Path(flags.out).exists() and not Path(flags.out).is_dir():
         raise UserError(f"--out={flags.out} is a file; give a directory")
     check_sampling_flags(sampling_flag_values(flags))
+    edit = read_edit(flags)
 
     artefact = find_weights(config_flag.path(flags), config, flags.workdir, flags.weights)
     guide = None
@@ -175,19 +180,17 @@ def sample(flags: FlagValues, config: CascadeConfig | None) -> None:
     common.setup_jax()
     _describe(artefact)
     cascade = Cascade.from_artefact(artefact, text_encoder=text_encoder(flags, config), guide=guide)
-    chain = cascade.chain(flags.stages, flags.low_res_image is not None)
+    chain, frame = framing(flags, cascade, edit)
     request = Request(
         prompts=prompts,
         seeds=picture_seeds(flags.seed, None, flags.num_images),
         settings={name: settings[name] for name in chain},
-        aspect=flags.aspect,
-        low_res=cascade.low_res_picture(flags.low_res_image, chain, flags.aspect),
         batch_size=flags.batch_size,
         negative_prompts=negative,
         prompt_weights=flags.prompt_weights,
         guided_stages=cascade.guided(chain),
+        **frame,
     )
-    cascade.shapes(chain, flags.aspect)  # before the directory is made
     origin = cascade.origin(request)
     out = Path(flags.out or Path("outputs") / origin.directory_name())
     folder = PictureFolder(out, origin)

@@ -107,7 +107,7 @@ class _ValueParser(ArgumentParser):
         self._name = name
 
     def parse(self, argument: str) -> str:
-        _split(self._name, argument, SAMPLING_FLAGS[self._name].type)
+        parse_value(self._name, argument, SAMPLING_FLAGS[self._name].type)
         return argument
 
     def flag_type(self) -> str:
@@ -182,7 +182,7 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
         text = given.get(name)
         if text is None:
             continue
-        for value in _split(name, text, flag.type).values():
+        for value in parse_value(name, text, flag.type).values():
             for settings in everything:
                 if _applies(flag, settings):
                     try:
@@ -193,7 +193,7 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
 
 def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> dict[str, Any]:
     """ "5" to {every stage: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
-    values = _split(flag, text, kind)
+    values = parse_value(flag, text, kind)
     if None in values:
         return dict.fromkeys(stages, values[None])
     for name in values:
@@ -204,7 +204,7 @@ def parse_per_stage(flag: str, text: str, kind: type, stages: Sequence[str]) -> 
     return values
 
 
-def _split(flag: str, text: str, kind: type) -> dict[str | None, Any]:
+def parse_value(flag: str, text: str, kind: type) -> dict[str | None, Any]:
     """ "5" to {None: 5}, "base=5,sr64=2" to {"base": 5, "sr64": 2}. Raises UserError."""
     if "=" not in text:
         return {None: _convert(flag, text.strip(), kind)}

@@ -245,6 +245,24 @@ def resize_uint8(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(_resize(Image.fromarray(image), height, width))
 
 
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The pixels of a resized picture that any of the marked pixels has a share in.
+
+    Args:
+      mask: `[H, W]` bool, the marked pixels of a picture.
+      height, width: the size to which `resize_uint8` brings the picture.
+
+    Returns:
+      `[height, width]` bool.
+    """
+    from PIL import Image
+
+    if mask.shape == (height, width):
+        return mask
+    # All weights are positive, so a sum of zeros and ones is 0 where no marked pixel is in it.
+    return np.asarray(_resize(Image.fromarray(mask.astype(np.float32)), height, width)) > 0
+
+
 def _resize_large(image: Image.Image, height: int, width: int) -> Image.Image:
     """Converts, reduces, turns, crops and resizes a loaded picture, without a copy of the whole."""
     from PIL import Image

@@ -16,6 +16,10 @@
     cascade("a blue square", negative_prompt="a red circle")
     cascade("a (blue:1.3) square", prompt_weights=True)
     Cascade.from_directory("runs/mine", guide="runs/smaller")  # autoguidance
+    cascade("a blue square", size=(96, 64))           # any size that the networks can draw
+    cascade.edit("mine.png", "a blue square", strength=0.6)
+    cascade.inpaint("mine.png", "mask.png", "a blue square", resample=4)
+    cascade.upscale("mine.png")                       # of any size, in overlapping tiles
 
 Picture j of a prompt has seed `seed + j`. It depends on its prompt, its seed and the settings, but
 not on the other prompts, the number of pictures or the batch size (to the rounding of sums).
@@ -27,6 +31,8 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -41,20 +47,25 @@ from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.errors import UserError
 from imagen_jax.progress import DrawingProgress, Progress, progress_bar
+from imagen_jax.sampling.edit import Edit, load_mask, outpaint, parse_margins
 from imagen_jax.sampling.encoded_prompts import EncodedPrompts
 from imagen_jax.sampling.guides import Guides, NegativePrompts, check_guide, open_guides
 from imagen_jax.sampling.loop import SampleSettings, make_settings, picture_keys, sample_stage
-from imagen_jax.sampling.low_res_image import load_low_res_image
+from imagen_jax.sampling.low_res_image import load_low_res_image, load_picture
 from imagen_jax.sampling.origin import Origin
+from imagen_jax.sampling.repaint import StageEdit
 from imagen_jax.sampling.request import (
     Request,
+    by_stage,
     change_settings,
     negative_prompts,
     picture_cost,
     picture_seeds,
 )
 from imagen_jax.sampling.result import Result
+from imagen_jax.sampling.sizes import nearest_inside, parse_size, size_unit, sized_shapes
 from imagen_jax.sampling.stream import Shelf, StageBatches, draw_missing, missing_rows
+from imagen_jax.sampling.tiles import Tiles, stage_tiles
 from imagen_jax.stage import Stage, open_stage
 from imagen_jax.text.encoder import TextEncoder, load_encoder
 from imagen_jax.types import TextCond, normalize_image, to_uint8
@@ -62,6 +73,8 @@ from imagen_jax.weights import artefact as artefact_lib
 from imagen_jax.weights.artefact import Artefact
 from imagen_jax.weights.reading import load
 from imagen_jax.weights.shipped import load_shipped, shipped_names
+
+logger = logging.getLogger("imagen_jax")
 
 # About a megapixel at once fits every device, and small pictures fill it.
 PIXELS_PER_BATCH = 2**20
@@ -185,6 +198,10 @@ class Cascade:
         batch_size: int | None = None,
         callback: Callable[[Progress], None] | None = None,
         progress: bool = False,
+        size: str | Sequence[int] | None = None,
+        edit: Edit | None = None,
+        tile: int | Mapping[str, int] | None = None,
+        tile_overlap: int | Mapping[str, int] | None = None,
     ) -> Result:
         """Draws pictures.
 
@@ -215,12 +232,21 @@ class Cascade:
           callback: called with a `Progress` before and after each program is compiled and after
             each batch. What it raises ends the call.
           progress: show a bar.
+          size: (width, height) or "96x64" of the last stage's pictures, instead of `aspect`: any
+            that the networks can draw. Stages that were not trained on it warn.
+          edit: a picture that is changed; see `edit`, `inpaint` and `upscale`, which take all of
+            these arguments.
+          tile: draw in overlapping windows of this side, in pixels of the stage, where the
+            picture is larger; for all stages or by stage. See `tiles.Tiles`.
+          tile_overlap: of the windows, in pixels; default: a quarter of `tile`.
 
         Raises:
           UserError: any of these out of range, stages that do not fit together, an unreadable
-            picture, an aspect ratio that a stage was not trained in.
+            picture, an aspect ratio or a size that a stage cannot draw, a small tile.
         """
-        chain = self.chain(stages, low_res_image is not None)
+        if edit is not None and low_res_image is not None:
+            raise UserError("low_res_image and a picture to edit are both given; give one of them")
+        chain = self.chain(stages, low_res_image is not None or self.starts_enlarging(edit, stages))
         unknown = [name for name in settings or {} if name not in chain]
         if unknown:
             raise UserError(f"settings for {unknown[0]!r}, but the stages are {', '.join(chain)}")
@@ -235,12 +261,11 @@ class Cascade:
                 guidance=guidance,
                 guidance_weight=guidance_weight,
             ),
-            aspect=aspect,
-            low_res=self.low_res_picture(low_res_image, chain, aspect),
             batch_size=batch_size,
             negative_prompts=negative_prompts(negative_prompt, _count(prompts)),
             prompt_weights=prompt_weights,
             guided_stages=self.guided(chain),
+            **self.frame(chain, low_res_image, aspect, size, edit, tile, tile_overlap),
         )
         shelf = _Memory()
         with contextlib.ExitStack() as stack:
@@ -253,19 +278,191 @@ class Cascade:
             images={name: shelf.stacked(name, request.total) for name in chain},
         )
 
-    def low_res_picture(
-        self, picture: Any, stages: Sequence[str], aspect: str
-    ) -> np.ndarray | None:
-        """`picture` as the first of `stages` takes it, see `Request.low_res`; None for None.
+    def edit(
+        self, image: Any, prompts: str | Sequence[str] = "", *, strength: Any = 0.6, **options: Any
+    ) -> Result:
+        """Image-to-image by partial noise (SDEdit, Meng et al. 2022).
+
+        The base stage noises the picture and draws from there; the next ones enlarge what it drew.
+
+        Args:
+          image: a file, a PIL image or `[H, W, 3]` uint8. The middle of it is used if it has
+            another aspect ratio than what is drawn.
+          prompts: what the result shows.
+          strength: share of the steps that is run, in (0, 1]; or by stage, see `Edit.strength`.
+          options: any other argument of a call.
 
         Raises:
-          UserError: it cannot be read, or a stage was not trained in this aspect ratio.
+          UserError: see `__call__` and `Edit`.
         """
-        if picture is None:
-            return None
-        factor = self.stages[stages[0]].factor
-        height, width = (side // factor for side in self.shapes(stages, aspect)[stages[0]])
-        return load_low_res_image(picture, height, width)
+        edit = Edit(picture=load_picture(image, "picture"), strength=strength)
+        return self(prompts, edit=edit, **options)
+
+    def inpaint(
+        self,
+        image: Any,
+        mask: Any = None,
+        prompts: str | Sequence[str] = "",
+        *,
+        margins: str | Sequence[float] | None = None,
+        strength: Any = 1.0,
+        resample: Any = 4,
+        jump: Any = 0,
+        **options: Any,
+    ) -> Result:
+        """Draws parts of a picture anew and keeps all else exactly (RePaint, Lugmayr et al. 2022).
+
+        "Exactly" is the picture as resized to each stage, once; at its own size, the same bits.
+
+        Args:
+          image: as of `edit`.
+          mask: white where the picture is drawn anew, see `load_mask`; None with `margins`.
+          prompts: what the result shows.
+          margins: outpainting: what is added at the left, top, right and bottom, in pixels or
+            shares, see `parse_margins`. Give a `size` or `aspect` unless that makes a square.
+          strength, resample, jump: see `Edit`.
+          options: any other argument of a call.
+
+        Raises:
+          UserError: see `__call__`, `Edit`, `load_mask` and `outpaint`.
+        """
+        picture = load_picture(image, "picture")
+        marked = None if mask is None else load_mask(mask)
+        if margins is not None:
+            picture, marked = outpaint(picture, parse_margins(margins, "margins"), marked)
+        if marked is None:
+            raise UserError("no mask is given: paint white what is drawn anew, or give margins")
+        edit = Edit(
+            picture=picture,
+            mask=marked,
+            strength=strength,
+            resample=resample,
+            jump=jump,
+            padded=margins is not None,
+        )
+        return self(prompts, edit=edit, **options)
+
+    def upscale(
+        self,
+        image: Any,
+        prompts: str | Sequence[str] = "",
+        *,
+        stages: str | Sequence[str] | None = None,
+        num_images: int | None = 1,
+        **options: Any,
+    ) -> Result:
+        """Super-resolution of a picture of any size by one or more stages.
+
+        What is larger than the pictures of a stage is drawn in tiles of that size, unless `tile`
+        says otherwise.
+
+        Args:
+          image: a file, a PIL image or `[H, W, 3]` uint8. A few pixels at its border are left out
+            if the networks cannot divide its sides; then there is a warning.
+          prompts: what it shows.
+          stages: default: all super-resolution stages with weights.
+          num_images: pictures per prompt, unless `seeds` are given.
+          options: any other argument of a call.
+
+        Raises:
+          UserError: see `__call__`.
+        """
+        chain = self.chain(stages, True)
+        picture, size = self.whole_picture(image, chain)
+        if options.get("tile") is None:
+            options["tile"] = self.default_tiles(chain)
+        if options.get("seeds") is not None:
+            num_images = None
+        options["num_images"] = num_images
+        return self(prompts, stages=chain, low_res_image=picture, size=size, **options)
+
+    def whole_picture(self, image: Any, chain: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
+        """A picture to be enlarged by `chain` at its own size, and the (width, height) drawn.
+
+        Raises:
+          UserError: it cannot be read, or is too small.
+        """
+        picture = load_picture(image, "picture")
+        factor = math.prod(self.stages[name].factor for name in chain)
+        unit = size_unit([self.stages[name] for name in chain]) // factor
+        size = picture.shape[1], picture.shape[0]
+        width, height = nearest_inside(size, unit)
+        if (width, height) != size:
+            logger.warning(
+                "the picture is %dx%d pixels; the middle %dx%d of it is used, in multiples of %d",
+                *size,
+                width,
+                height,
+                unit,
+            )
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        picture = picture[top : top + height, left : left + width]
+        return picture, (width * factor, height * factor)
+
+    def default_tiles(self, chain: Sequence[str]) -> dict[str, int]:
+        """The sides of the tiles in which `upscale` draws: the stages' resolutions."""
+        return {name: self.stages[name].config.resolution for name in chain}
+
+    def starts_enlarging(self, edit: Edit | None, stages: str | Sequence[str] | None) -> bool:
+        """Whether an edit begins at a super-resolution stage, which `stages` names."""
+        if edit is None or not stages:
+            return False
+        first = (stages.split(",") if isinstance(stages, str) else list(stages))[0].strip()
+        return first in self.stages and bool(self.stages[first].factor)
+
+    def frame(
+        self,
+        chain: Sequence[str],
+        low_res_image: Any,
+        aspect: str,
+        size: str | Sequence[int] | None,
+        edit: Edit | None,
+        tile: int | Mapping[str, int] | None,
+        tile_overlap: int | Mapping[str, int] | None,
+    ) -> dict[str, Any]:
+        """The shapes and pictures of a request as its fields; arguments as of a call.
+
+        Raises:
+          UserError: see `__call__`.
+        """
+        if size is not None:
+            size = parse_size(size, "size")
+            if aspect != SQUARE:
+                raise UserError(f"size={size} and aspect={aspect} are both given; give one of them")
+        tiles = self._tiles(chain, tile, tile_overlap)
+        shapes = self.shapes(chain, aspect, size, tiles)
+        low_res = None
+        if self.stages[chain[0]].factor:
+            factor = self.stages[chain[0]].factor
+            height, width = (side // factor for side in shapes[chain[0]])
+        if edit is not None:
+            edit.check_stages(chain)
+            edit = edit.cut_to(shapes[chain[-1]])
+            if self.stages[chain[0]].factor:
+                low_res = edit.resized((height, width))
+        elif low_res_image is not None:
+            low_res = load_low_res_image(low_res_image, height, width)
+        return {
+            "aspect": aspect,
+            "size": size,
+            "low_res": low_res,
+            "edit": edit,
+            "tiles": tiles,
+        }
+
+    def _tiles(
+        self,
+        chain: Sequence[str],
+        tile: int | Mapping[str, int] | None,
+        overlap: int | Mapping[str, int] | None,
+    ) -> dict[str, Tiles]:
+        if tile is None and overlap is not None:
+            raise UserError(f"tile_overlap={overlap} needs a tile: give its side")
+        sides = by_stage("tile", tile, chain)
+        overlaps = by_stage("tile_overlap", overlap, chain)
+        return {
+            name: stage_tiles(self.stages[name], sides[name], overlaps.get(name)) for name in sides
+        }
 
     def origin(self, request: Request) -> Origin:
         """What the pictures of a request are made from."""
@@ -280,6 +477,7 @@ class Cascade:
             negative_prompts=request.negative_prompts,
             prompt_weights=request.prompt_weights,
             guide_weights={name: self.guides[name].sha256 for name in request.guided_stages},
+            editing=request.editing(),
         )
 
     def draw(
@@ -296,10 +494,24 @@ class Cascade:
           UserError: see `__call__`.
         """
         stages, total = list(request.settings), request.total
-        shapes = self.shapes(stages, request.aspect)
-        sizes = {
-            name: min(request.batch_size or self.default_batch_size(name), total) for name in stages
+        tiles, edit = request.tiles, request.edit
+        shapes = self.shapes(stages, request.aspect, request.size, tiles)
+        windows = {
+            name: tiles[name].window(shapes[name]) if name in tiles else shapes[name]
+            for name in stages
         }
+        sizes = {
+            name: min(request.batch_size or self.default_batch_size(name, windows[name]), total)
+            for name in stages
+        }
+        edits = (
+            {}
+            if edit is None
+            else {
+                name: edit.at(stages, name, shapes[name], request.settings[name].num_steps)
+                for name in stages
+            }
+        )
         following = DrawingProgress(
             callback or (lambda event: None),
             totals=dict.fromkeys(stages, total),
@@ -310,6 +522,7 @@ class Cascade:
                     shapes[name],
                     has_guide=name in request.guided_stages,
                 )
+                * (1 if edit is None else edit.repetitions(stages, name))
                 for name in stages
             },
         )
@@ -339,6 +552,8 @@ class Cascade:
                     shapes[name],
                     references,
                     compiling,
+                    edits.get(name),
+                    tiles.get(name),
                 )
 
             return draw
@@ -365,13 +580,28 @@ class Cascade:
             )
         return found
 
-    def shapes(self, stages: Sequence[str], aspect: str) -> dict[str, tuple[int, int]]:
+    def shapes(
+        self,
+        stages: Sequence[str],
+        aspect: str,
+        size: tuple[int, int] | None = None,
+        tiles: Mapping[str, Tiles] | None = None,
+    ) -> dict[str, tuple[int, int]]:
         """The shape (H, W) of each stage's pictures of an aspect ratio, such as "3:2".
+
+        Args:
+          stages: that follow each other.
+          aspect: width to height.
+          size: (width, height) of the last stage's pictures, instead of `aspect`.
+          tiles: by stage; see `sized_shapes`.
 
         Raises:
           UserError: it is none, a stage was not trained in it, or the stages do not fit together.
         """
         config = self.config
+        if size is not None:
+            opened = [self.stages[name] for name in stages]
+            return sized_shapes(opened, size, tiles or {}, self._trained_shapes(stages))
         width, height = parse_aspect(aspect, "the aspect ratio")
         aspect, shapes = f"{width}:{height}", {}
         for name in stages:
@@ -392,6 +622,16 @@ class Cascade:
                     f"{shapes[small][1]}x{shapes[small][0]} pixels, the other "
                     f"{shapes[large][1]}x{shapes[large][0]}"
                 )
+        return shapes
+
+    def _trained_shapes(self, stages: Sequence[str]) -> dict[str, set[tuple[int, int]]]:
+        """The shapes (H, W) of the training pictures of each stage, crops included."""
+        shapes = {}
+        for name in stages:
+            config = self.config.stages[name]
+            trained = self.artefact.stages[name].training.get("shapes", {}).values()
+            squares = {(side, side) for side in (config.resolution, config.train_size)}
+            shapes[name] = squares | {tuple(shape) for shape in trained}
         return shapes
 
     def chain(self, stages: str | Sequence[str] | None, has_picture: bool) -> list[str]:
@@ -461,6 +701,8 @@ class Cascade:
         shape: tuple[int, int] | None = None,
         references: References = NO_REFERENCES,
         compiling: contextlib.AbstractContextManager[None] | None = None,
+        edit: StageEdit | None = None,
+        tiles: Tiles | None = None,
     ) -> np.ndarray:
         """One picture of one stage for each row; compiled once per batch size, stage and shape.
 
@@ -473,6 +715,7 @@ class Cascade:
           shape: (H, W); default: the square of the stage's resolution.
           references: see `sample_stage`.
           compiling: entered while the program is compiled.
+          edit, tiles: see `sample_stage`.
 
         Returns: `[B, H, W, 3]` uint8.
 
@@ -490,6 +733,8 @@ class Cascade:
             shape,
             references,
             compiling,
+            edit,
+            tiles,
         )
         if not bool(jnp.isfinite(x).all()):
             raise UserError(
@@ -498,10 +743,16 @@ class Cascade:
             )
         return np.asarray(to_uint8(x))
 
-    def default_batch_size(self, name: str) -> int:
-        """How many pictures of a stage are drawn at once unless the caller says otherwise."""
+    def default_batch_size(self, name: str, window: tuple[int, int] | None = None) -> int:
+        """How many pictures of a stage are drawn at once unless the caller says otherwise.
+
+        Args:
+          name: of the stage.
+          window: what its network sees at once; default: the square of its resolution.
+        """
         resolution = self.stages[name].config.resolution
-        return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // resolution**2))
+        pixels = math.prod(window or (resolution, resolution))
+        return max(1, min(LARGEST_BATCH, PIXELS_PER_BATCH // pixels))
 
     def encode(self, prompts: Sequence[str]) -> TextCond:
         """`[P, L, D]` text on the host. Warns of prompts that are cut."""

@@ -25,9 +25,11 @@ from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.augmentation import low_res_condition
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import Sampler, uniform_grid
-from imagen_jax.diffusion.thresholding import Threshold
+from imagen_jax.diffusion.thresholding import NoThreshold, Threshold
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.compiler import compiler_options
+from imagen_jax.sampling.repaint import StageEdit, draw_edited
+from imagen_jax.sampling.tiles import Tiles, tiled_denoiser
 from imagen_jax.stage import Stage
 from imagen_jax.types import Array, Params, TextCond
 
@@ -83,6 +85,8 @@ def sample_stage(
     shape: tuple[int, int] | None = None,
     references: References = NO_REFERENCES,
     compiling: contextlib.AbstractContextManager[None] | None = None,
+    edit: StageEdit | None = None,
+    tiles: Tiles | None = None,
 ) -> Array:
     """Draws one picture per row of `text`.
 
@@ -102,6 +106,8 @@ def sample_stage(
         smaller by the factor of the stage.
       references: a negative prompt and guide weights.
       compiling: entered while the program is compiled, to tell that time from the time of drawing.
+      edit: a picture of `shape` that the drawing starts from or keeps parts of.
+      tiles: the windows that the network sees, if they are smaller than the picture.
 
     Returns:
       `[B, H, W, 3]` float32, x_hat of the last step; in [-1, 1] unless thresholding is "none".
@@ -121,8 +127,8 @@ def sample_stage(
             )
     elif low_res is not None:
         raise UserError("a base stage takes no low-resolution picture")
-    arguments = (params, text, keys, settings, low_res, references)
-    static = static_arguments(stage, shape)
+    arguments = (params, text, keys, settings, low_res, references, edit)
+    static = static_arguments(stage, shape, tiles)
     if compiling is not None:
         with compiling:
             # The call below finds what is compiled here.
@@ -130,13 +136,17 @@ def sample_stage(
     return sampler_program()(*arguments, **static)
 
 
-def static_arguments(stage: Stage, shape: tuple[int, int]) -> dict[str, object]:
+def static_arguments(
+    stage: Stage, shape: tuple[int, int], tiles: Tiles | None = None
+) -> dict[str, object]:
     """The static arguments of `sampler_program` for pictures of `shape` (H, W)."""
     return {
         "network": stage.network,
         "diffusion": stage.config.diffusion,
         "resolution": stage.config.resolution,
         "shape": shape,
+        # One window is no tiling: the same program, and the same bits.
+        "tiles": None if tiles is None or tiles.covers(shape) else tiles,
     }
 
 
@@ -153,7 +163,7 @@ def sampler_program(device: jax.Device | None = None) -> Callable[..., Array]:
     """
     return jax.jit(
         _sample,
-        static_argnames=("network", "diffusion", "resolution", "shape"),
+        static_argnames=("network", "diffusion", "resolution", "shape", "tiles"),
         compiler_options=compiler_options(device or jax.devices()[0]),
     )
 
@@ -165,19 +175,22 @@ def _sample(
     settings: SampleSettings,
     low_res: Array | None,
     references: References = NO_REFERENCES,
+    edit: StageEdit | None = None,
     *,
     network: nn.Module,
     diffusion: DiffusionConfig,
     resolution: int,
     shape: tuple[int, int],
+    tiles: Tiles | None = None,
 ) -> Array:
     grid = uniform_grid(diffusion.schedule.at(resolution), settings.num_steps)
     denoise = make_denoiser(
-        params, text, keys, settings, low_res, network, diffusion, shape, grid, references
+        params, text, keys, settings, low_res, network, diffusion, shape, grid, references, tiles
     )
-    return samplers.sample(
-        denoise, initial_noise(keys, shape), step_keys(keys), grid, settings.sampler
-    )
+    noise, noise_keys = initial_noise(keys, shape), step_keys(keys)
+    if edit is not None:
+        return draw_edited(denoise, edit, noise, noise_keys, grid, settings.sampler)
+    return samplers.sample(denoise, noise, noise_keys, grid, settings.sampler)
 
 
 def make_denoiser(
@@ -191,6 +204,7 @@ def make_denoiser(
     shape: tuple[int, int],
     grid: Array,
     references: References = NO_REFERENCES,
+    tiles: Tiles | None = None,
 ) -> samplers.Denoiser:
     """The denoiser of `sample_stage`, with the noise of the low-resolution condition.
 
@@ -202,16 +216,28 @@ def make_denoiser(
         aug_level = jnp.broadcast_to(settings.aug_level, (low_res.shape[0],))
         factor = shape[0] // low_res.shape[1]
         condition = LowRes(low_res_condition(low_res, factor, aug_level, eps), aug_level)
-    return network_denoiser(
-        network,
-        params,
-        text,
-        diffusion.prediction,
+
+    def denoiser(condition: LowRes | None, threshold: Threshold) -> samplers.Denoiser:
+        return network_denoiser(
+            network,
+            params,
+            text,
+            diffusion.prediction,
+            condition,
+            guidance=settings.guidance,
+            threshold=threshold,
+            references=references,
+            grid=grid,
+        )
+
+    if tiles is None:
+        return denoiser(condition, settings.threshold)
+    return tiled_denoiser(
+        lambda window: denoiser(window, NoThreshold()),
         condition,
-        guidance=settings.guidance,
-        threshold=settings.threshold,
-        references=references,
-        grid=grid,
+        settings.threshold,
+        tiles,
+        shape,
     )
 
 

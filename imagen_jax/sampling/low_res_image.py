@@ -1,4 +1,4 @@
-"""A user's own picture as the input of a super-resolution stage."""
+"""A user's own picture, read at its size or as the input of a super-resolution stage."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from imagen_jax.data.images import (
     crop_to_aspect,
     decode_crop,
     resize_uint8,
+    stored_size,
     upright_rgb,
     upright_size,
 )
@@ -41,65 +42,84 @@ def load_low_res_image(picture: Any, height: int, width: int) -> np.ndarray:
       UserError: a missing or unreadable file, a damaged or empty PIL image or one of floats, an
         array of another kind, something else.
     """
+    return _load(picture, "low-resolution image", (height, width))
+
+
+def load_picture(picture: Any, what: str) -> np.ndarray:
+    """`picture` as `[H, W, 3]` uint8 of its own size, once it is upright.
+
+    Args:
+      picture: see `load_low_res_image`.
+      what: begins the messages, such as "picture".
+
+    Raises:
+      UserError: see `load_low_res_image`.
+    """
+    return _load(picture, what, None)
+
+
+def _load(picture: Any, what: str, size: tuple[int, int] | None) -> np.ndarray:
+    """A picture resized to `size` (height, width), or at its own size for None."""
     from PIL import Image
 
     if isinstance(picture, (str, os.PathLike)):
-        return _from_file(epath.Path(picture), height, width)
+        return _from_file(epath.Path(picture), what, size)
     if isinstance(picture, Image.Image):
-        return _from_image(picture, height, width)
+        return _from_image(picture, what, size)
     if hasattr(picture, "__array__"):
-        return _from_image(Image.fromarray(_checked_array(picture)), height, width)
+        array = _checked_array(picture, what)
+        return array if size is None else _from_image(Image.fromarray(array), what, size)
     raise UserError(
-        f"a low-resolution image is a file, a PIL image or an array, not {brief(picture)} "
+        f"a {what} is a file, a PIL image or an array, not {brief(picture)} "
         f"({type(picture).__name__})"
     )
 
 
-def _from_file(path: epath.Path, height: int, width: int) -> np.ndarray:
+def _from_file(path: epath.Path, what: str, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image
 
     if not path.exists():
-        raise UserError(f"low-resolution image {path} does not exist")
+        raise UserError(f"{what} {path} does not exist")
     data = read_bytes(path)
     try:
+        height, width = stored_size(data)[::-1] if size is None else size
         cut = decode_crop(data, height, width)
     except BadItem as error:
-        raise UserError(
-            f"low-resolution image {path} cannot be read as a picture: {error}"
-        ) from error
-    with Image.open(io.BytesIO(data)) as image:
-        _warn_if_cut(upright_size(image), height, width)
+        raise UserError(f"{what} {path} cannot be read as a picture: {error}") from error
+    if size is not None:
+        with Image.open(io.BytesIO(data)) as image:
+            _warn_if_cut(upright_size(image), height, width)
     return cut
 
 
-def _from_image(image: Image.Image, height: int, width: int) -> np.ndarray:
+def _from_image(image: Image.Image, what: str, size: tuple[int, int] | None) -> np.ndarray:
     if not all(image.size):
-        raise UserError(f"the low-resolution image has no pixels: its size is {image.size}")
+        raise UserError(f"the {what} has no pixels: its size is {image.size}")
     try:
         image.load()
         rgb = upright_rgb(image)
     # A picture is decoded when it is first used, and damage raises as many types as in a file.
     except Exception as error:
         raise UserError(
-            f"the low-resolution image of mode {image.mode!r} cannot be read as a picture: {error}"
+            f"the {what} of mode {image.mode!r} cannot be read as a picture: {error}"
         ) from error
+    if size is None:
+        return np.asarray(rgb)
+    height, width = size
     _warn_if_cut(rgb.size, height, width)
     return resize_uint8(np.asarray(crop_to_aspect(rgb, height, width)), height, width)
 
 
-def _checked_array(picture: Any) -> np.ndarray:
+def _checked_array(picture: Any, what: str) -> np.ndarray:
     """An array of any library as `[H, W, 3]` uint8 of NumPy. Raises UserError."""
     try:
         array = np.asarray(picture)
     except Exception as error:  # such as a tensor on a GPU
         raise UserError(
-            f"the low-resolution image ({type(picture).__name__}) cannot be read as an array: "
-            f"{error}"
+            f"the {what} ({type(picture).__name__}) cannot be read as an array: {error}"
         ) from error
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        raise UserError(
-            f"a low-resolution image is [H, W, 3] uint8, not {list(array.shape)} {array.dtype}"
-        )
+        raise UserError(f"a {what} is [H, W, 3] uint8, not {list(array.shape)} {array.dtype}")
     return array
 
 

@@ -32,6 +32,7 @@ class Origin:
       negative_prompts: as of `Request`.
       prompt_weights: whether prompts were read with weights of their parts.
       guide_weights: by stage, sha256 of the weights file of its guide.
+      editing: what else decided the pictures, see `Request.editing`; empty for most.
     """
 
     prompts: tuple[str, ...]
@@ -43,6 +44,7 @@ class Origin:
     negative_prompts: tuple[str | None, ...] = ()
     prompt_weights: bool = False
     guide_weights: dict[str, str] = dataclasses.field(default_factory=dict)
+    editing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -67,7 +69,7 @@ class Origin:
         guides = {name: self.guide_weights[name] for name in stages if name in self.guide_weights}
         if guides:
             shared["guide_weights"] = guides
-        return shared
+        return {**shared, **self._editing()}
 
     def picture_metadata(self, stage: str, row: int) -> dict[str, Any]:
         """The metadata of one picture."""
@@ -113,7 +115,12 @@ class Origin:
             "weights": dict(self.weights),
             "low_res_sha256": self.low_res_sha256,
             **optional,
+            **self._editing(),
         }
+
+    def _editing(self) -> dict[str, Any]:
+        # Left out where it is empty, as in the files of earlier versions.
+        return {"editing": self.editing} if self.editing else {}
 
 
 def slug_of(prompt: str) -> str:

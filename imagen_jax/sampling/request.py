@@ -14,6 +14,8 @@ from imagen_jax.config import SQUARE, SampleConfig, choice_of_kind
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import SAMPLERS, Sampler
 from imagen_jax.errors import UserError
+from imagen_jax.sampling.edit import Edit
+from imagen_jax.sampling.tiles import Tiles
 from imagen_jax.text.prompt_weights import parse_weights
 
 DEFAULT_NUM_IMAGES = 4
@@ -38,6 +40,9 @@ class Request:
         None among them for the null text. The empty prompt is encoded like any other. () for none.
       prompt_weights: whether "(red:1.4)" in a prompt is a weight, see `text.prompt_weights`.
       guided_stages: those that guide weights move away from; see `Cascade`.
+      size: (width, height) of the last stage's pictures, instead of `aspect`; None: as trained.
+      edit: the picture that is changed; None: pictures are drawn from noise.
+      tiles: by stage, of those that draw in tiles.
 
     Raises:
       UserError: no prompt, a prompt that is no string, a seed that is no whole number, is out of
@@ -54,6 +59,9 @@ class Request:
     negative_prompts: tuple[str | None, ...] = ()
     prompt_weights: bool = False
     guided_stages: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    edit: Edit | None = None
+    tiles: Mapping[str, Tiles] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -111,6 +119,15 @@ class Request:
     def total(self) -> int:
         """Pictures of each stage."""
         return len(self.prompts) * len(self.seeds)
+
+    def editing(self) -> dict[str, Any]:
+        """What decides the pictures beside prompts, seeds and settings, as plain JSON values."""
+        found = {} if self.edit is None else self.edit.identity(list(self.settings))
+        if self.size is not None:
+            found["size"] = f"{self.size[0]}x{self.size[1]}"
+        if self.tiles:
+            found["tiles"] = {name: [t.side, t.overlap] for name, t in self.tiles.items()}
+        return found
 
     def prompt_of(self, row: int) -> int:
         """The number of the prompt of a row."""
@@ -189,7 +206,7 @@ def change_settings(
     """
     stages = list(settings)
     changed = dict(settings)
-    for name, value in _by_stage("sampler", sampler, stages).items():
+    for name, value in by_stage("sampler", sampler, stages).items():
         if isinstance(value, str):
             kind = choice_of_kind(SAMPLERS, value, "sampler")
             value = changed[name].sampler if isinstance(changed[name].sampler, kind) else kind()
@@ -197,13 +214,13 @@ def change_settings(
             kinds = ", ".join(choice.kind for choice in SAMPLERS)
             raise UserError(f"sampler={value!r} is no sampler; give one, or a name ({kinds})")
         changed[name] = dataclasses.replace(changed[name], sampler=value)
-    for name, value in _by_stage("num_steps", num_steps, stages).items():
+    for name, value in by_stage("num_steps", num_steps, stages).items():
         changed[name] = dataclasses.replace(changed[name], num_steps=_whole("num_steps", value))
-    for name, value in _by_stage("guidance", guidance, stages).items():
+    for name, value in by_stage("guidance", guidance, stages).items():
         if not isinstance(value, Guidance):
             raise UserError(f"guidance={value!r} is no Guidance; a number is a guidance_weight")
         changed[name] = dataclasses.replace(changed[name], guidance=value)
-    for name, value in _by_stage("guidance_weight", guidance_weight, stages).items():
+    for name, value in by_stage("guidance_weight", guidance_weight, stages).items():
         try:
             weight = float(value)
         except (TypeError, ValueError) as error:
@@ -219,7 +236,8 @@ def picture_cost(settings: SampleConfig, shape: tuple[int, int], *, has_guide: b
     return settings.num_steps * passes * math.prod(shape)
 
 
-def _by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:
+def by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:
+    """A value by stage: of all stages, or those of a mapping; {} for None. Raises UserError."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -221,3 +221,83 @@ def test_help_is_complete(capsys):
     text = capsys.readouterr().out
     for name in (*SAMPLING_FLAGS, "workdir", "weights", "low_res_image", "prompts_file"):
         assert f"--{name}" in text
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.effect_noise((16, 16), 90).convert("RGB").save(path)
+    return path
+
+
+def test_inpainting_keeps_what_is_black_in_the_mask(workdir, picture, tmp_path, capsys):
+    mask, out = tmp_path / "mask.png", tmp_path / "out"
+    half = Image.new("L", (16, 16))
+    half.paste(255, (8, 0, 16, 16))
+    half.save(mask)
+    arguments = [f"--workdir={workdir}", f"--init_image={picture}", f"--mask={mask}"]
+    arguments += ["--num_images=1", "--num_steps=2", "--resample=sr16=2", f"--out={out}"]
+    assert sample.main(arguments) == 0, capsys.readouterr().err
+    with Image.open(out / "sr16" / "000_seed0.png") as drawn, Image.open(picture) as given:
+        left, right = (0, 0, 8, 16), (8, 0, 16, 16)
+        assert drawn.crop(left).tobytes() == given.crop(left).tobytes()
+        assert drawn.crop(right).tobytes() != given.crop(right).tobytes()
+        assert '"resample": {"base": 1, "sr16": 2}' in drawn.text["editing"]
+    # The same command continues; another mask is refused.
+    assert sample.main(arguments) == 0
+    assert "1 of 1 pictures in" in capsys.readouterr().out
+    half.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mask)
+    assert sample.main(arguments) == 2
+    assert "editing.mask_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--init_image=missing.png"], "picture missing.png does not exist"),
+        (["--init_image=setup.cfg"], "setup.cfg cannot be read as a picture"),
+        (["--mask=x.png"], "--mask=x.png needs --init_image"),
+        (["--init_image=PICTURE", "--mask=BLACK"], "black everywhere"),
+        (["--init_image=PICTURE", "--mask=SMALL"], "the mask is 8x8 pixels and the picture 16x16"),
+        (["--init_image=PICTURE", "--resample=3"], "--resample=3 needs --mask or --outpaint"),
+        (["--init_image=PICTURE", "--strength=0"], "strength=0.0 must be in (0, 1]"),
+        (["--init_image=PICTURE", "--strength=nan"], "--strength=nan must be finite"),
+        (["--init_image=PICTURE", "--strength=base=2"], "strength=2.0"),
+        (["--strength=0.5"], "--strength=0.5 needs --init_image"),
+        (["--init_image=PICTURE", "--outpaint=1,2,3"], "four margins"),
+        (["--init_image=PICTURE", "--upscale=PICTURE"], "are both given"),
+        (["--upscale=PICTURE", "--size=16x16"], "are both given"),
+        (["--upscale=missing.png"], "missing.png does not exist"),
+        (["--size=16"], "--size: '16' is no size"),
+        (["--size=24x16", "--aspect=3:2"], "--aspect=3:2 is not for --size"),
+        (["--tile_overlap=4"], "--tile_overlap=4 needs --tile"),
+    ],
+)
+def test_bad_edits_are_refused_before_weights_are_read(
+    picture, tmp_path, capsys, arguments, message
+):
+    Image.new("L", (16, 16)).save(tmp_path / "black.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "small.png")
+    for name in ("picture", "black", "small"):
+        file = str(tmp_path / f"{name}.png")
+        arguments = [argument.replace(name.upper(), file) for argument in arguments]
+    assert sample.main(["--workdir=nowhere", "--prompts=a", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size=21x16"], " wide, 16 high"),
+        (["--tile=12"], "was trained on pictures of 16 pixels"),
+        (["--tile=base=8,sr16=17"], "must be a multiple of"),
+        (["--init_image=PICTURE", "--strength=sr99=0.5"], "strength for 'sr99'"),
+    ],
+)
+def test_edits_that_the_stages_cannot_draw(workdir, picture, tmp_path, capsys, arguments, message):
+    arguments = [argument.replace("PICTURE", str(picture)) for argument in arguments]
+    out = tmp_path / "out"
+    assert sample.main([f"--workdir={workdir}", "--prompts=a", f"--out={out}", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
