@@ -42,11 +42,13 @@ def flow(z, logsnr_t, logsnr_s):
 def integrate(denoise, z, keys, grid, sampler):
     """z at the end of the grid, where `samplers.sample` returns the x_hat of the last step."""
 
-    def step(state, index):
-        z, carry = state
-        interval = Interval(index, grid[index], grid[index + 1], jnp.asarray(False))
+    @jax.jit
+    def step(z, carry, index, logsnr_t, logsnr_s):
+        interval = Interval(index, logsnr_t, logsnr_s, jnp.asarray(False))
         z, _, carry = sampler.step(denoise, z, carry, interval, keys)
-        return (z, carry), None
+        return z, carry
 
-    (z, _), _ = jax.lax.scan(step, (z, sampler.init(z, grid)), jnp.arange(grid.shape[0] - 1))
+    carry = sampler.init(z, grid)
+    for index in range(grid.shape[0] - 1):
+        z, carry = step(z, carry, index, grid[index], grid[index + 1])
     return z
