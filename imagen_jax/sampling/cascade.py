@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, StageConfig, parse_aspect
+from imagen_jax.diffusion.grids import Grid
 from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.errors import UserError
 from imagen_jax.progress import DrawingProgress, Progress, progress_bar
@@ -147,6 +148,7 @@ class Cascade:
         settings: Mapping[str, SampleConfig] | None = None,
         sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
         num_steps: int | Mapping[str, int] | None = None,
+        grid: Grid | str | Mapping[str, Grid | str] | None = None,
         guidance_weight: float | Mapping[str, float] | None = None,
         batch_size: int | None = None,
         callback: Callable[[Progress], None] | None = None,
@@ -169,8 +171,9 @@ class Cascade:
           aspect: width to height, one of those that the stages were trained in.
           settings: by stage; default: those of the configuration.
           sampler: replaces that of the settings: a sampler, or the name of its kind. This and the
-            next two are for all stages, or by stage ({"base": 5, "sr64": 1}).
+            next three are for all stages, or by stage ({"base": 5, "sr64": 1}).
           num_steps: replaces that of the settings.
+          grid: replaces that of the settings: a grid of noise levels, or the name of its kind.
           guidance_weight: replaces that of the settings. 1 is no guidance.
           batch_size: pictures at once; default: about a megapixel.
           callback: called with a `Progress` before and after each program is compiled and after
@@ -190,7 +193,11 @@ class Cascade:
             prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts),
             seeds=picture_seeds(seed, seeds, num_images),
             settings=change_settings(
-                used, sampler=sampler, num_steps=num_steps, guidance_weight=guidance_weight
+                used,
+                sampler=sampler,
+                num_steps=num_steps,
+                grid=grid,
+                guidance_weight=guidance_weight,
             ),
             aspect=aspect,
             low_res=self.low_res_picture(low_res_image, chain, aspect),

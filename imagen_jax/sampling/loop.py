@@ -23,8 +23,9 @@ from imagen_jax.config import DiffusionConfig, SampleConfig
 from imagen_jax.denoiser import LowRes, network_denoiser
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.augmentation import low_res_condition
+from imagen_jax.diffusion.grids import Grid
 from imagen_jax.diffusion.guidance import Guidance
-from imagen_jax.diffusion.samplers import Sampler, uniform_grid
+from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.diffusion.thresholding import Threshold
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.compiler import compiler_options
@@ -40,7 +41,7 @@ class SampleSettings:
     """`SampleConfig` as arguments of a program: numbers are traced, the rest is static.
 
     Attributes:
-      sampler, threshold: dataclasses whose fields are float32 scalars.
+      sampler, threshold, grid: dataclasses whose numbers are float32 scalars.
       guidance: likewise; None where the weight is 1.
       aug_level: float32 scalar.
       num_steps: static.
@@ -50,6 +51,7 @@ class SampleSettings:
     guidance: Guidance | None
     threshold: Threshold
     aug_level: Array
+    grid: Grid
     num_steps: int = flax.struct.field(pytree_node=False)
 
 
@@ -60,6 +62,7 @@ def make_settings(config: SampleConfig) -> SampleSettings:
         guidance=config.guidance if config.guidance.weight != 1.0 else None,
         threshold=config.threshold,
         aug_level=config.aug_level,
+        grid=config.grid,
         num_steps=config.num_steps,
     )
     return jax.tree.map(jnp.float32, settings)
@@ -164,7 +167,7 @@ def _sample(
         make_denoiser(params, text, keys, settings, low_res, network, diffusion, shape),
         initial_noise(keys, shape),
         step_keys(keys),
-        uniform_grid(diffusion.schedule.at(resolution), settings.num_steps),
+        settings.grid.at(diffusion.schedule.at(resolution), settings.num_steps),
         settings.sampler,
     )
 
