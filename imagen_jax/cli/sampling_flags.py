@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +37,38 @@ class SamplingFlag:
     help: str
 
 
+class LogSNRs(tuple):
+    """The type of `--logsnrs`: numbers with colons between them."""
+
+    def __new__(cls, text: str) -> LogSNRs:
+        return super().__new__(cls, (float(part) for part in text.split(":")))
+
+
 # Kinds come first: --sampler=ddim --eta=0.5 sets the eta of the new sampler.
 SAMPLING_FLAGS = {
-    "sampler": SamplingFlag("sampler", "", str, "Sampler: ddim or ancestral."),
+    "sampler": SamplingFlag(
+        "sampler", "", str, "Sampler: ddim, ancestral, dpmpp, sde_dpmpp, heun, euler or unipc."
+    ),
+    "grid": SamplingFlag("grid", "", str, "Noise levels: uniform, logsnr or karras."),
+    "logsnrs": SamplingFlag(
+        "grid", "", LogSNRs, "The log-SNRs of the steps, rising, as -8:-4:0:4 (an explicit grid)."
+    ),
     "threshold": SamplingFlag("threshold", "", str, "Thresholding: none, static or dynamic."),
     "num_steps": SamplingFlag("num_steps", "", int, "Steps per picture."),
     "guidance_weight": SamplingFlag(
         "guidance", "weight", float, "Guidance weight w. 1 is no guidance."
     ),
-    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim, from 0 to 1."),
+    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim and sde_dpmpp, from 0 to 1."),
+    "order": SamplingFlag("sampler", "order", int, "Order of dpmpp and unipc: 1, 2 or 3."),
+    "variant": SamplingFlag("sampler", "variant", str, "Of dpmpp: multistep or singlestep."),
+    "solver_type": SamplingFlag("sampler", "solver_type", str, "Of unipc: bh1 or bh2."),
+    "s_churn": SamplingFlag("sampler", "s_churn", float, "Noise of heun and euler; 0 for none."),
+    "s_min": SamplingFlag("sampler", "s_min", float, "Lowest sigma with churn."),
+    "s_max": SamplingFlag("sampler", "s_max", float, "Highest sigma with churn."),
+    "s_noise": SamplingFlag("sampler", "s_noise", float, "Factor of the noise of churn."),
+    "rho": SamplingFlag("grid", "rho", float, "Of the karras grid; more is finer at low noise."),
+    "sigma_max": SamplingFlag("grid", "sigma_max", float, "First sigma; 0 for the schedule's."),
+    "sigma_min": SamplingFlag("grid", "sigma_min", float, "Last sigma; 0 for the schedule's."),
     "gamma": SamplingFlag("sampler", "gamma", float, "Variance of ancestral, from 0 to 1."),
     "percentile": SamplingFlag(
         "threshold", "percentile", float, "Percentile of dynamic thresholding, in percent."
@@ -97,8 +121,12 @@ def override(
       UserError: an unknown stage, a value of the wrong type or out of range, or a setting that the
         chosen sampler or threshold does not have.
     """
+    from imagen_jax.config import SampleConfig
+
+    # Settings limit each other, so they are built when all flags are known.
     merged = {
-        name: settings.get(name, stage.sample) for name, stage in config.ordered_stages().items()
+        name: types.SimpleNamespace(**vars(settings.get(name, stage.sample)))
+        for name, stage in config.ordered_stages().items()
     }
     for name, flag in SAMPLING_FLAGS.items():
         text = given.get(name)
@@ -117,7 +145,13 @@ def override(
                 merged[stage] = _changed(merged[stage], flag, value)
             except UserError as error:
                 raise UserError(f"--{name}={text}: stage {stage!r}: {error}") from error
-    return merged
+    built = {}
+    for stage, fields in merged.items():
+        try:
+            built[stage] = SampleConfig(**vars(fields))
+        except UserError as error:
+            raise UserError(f"stage {stage!r}: {error}") from error
+    return built
 
 
 def check_sampling_flags(given: Mapping[str, str | None]) -> None:
@@ -130,6 +164,7 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
       UserError: a value out of range, or an unknown kind.
     """
     from imagen_jax.config import SampleConfig
+    from imagen_jax.diffusion.grids import GRIDS, ExplicitGrid
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
 
@@ -138,15 +173,16 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
         for sampler in SAMPLERS
         for threshold in THRESHOLDS
     ]
+    everything += [SampleConfig(grid=grid()) for grid in GRIDS if grid is not ExplicitGrid]
     for name, flag in SAMPLING_FLAGS.items():
         text = given.get(name)
         if text is None:
             continue
         for value in _split(name, text, flag.type).values():
-            for settings in everything:
+            for settings in everything if flag.inner else [SampleConfig()]:
                 if _applies(flag, settings):
                     try:
-                        _changed(settings, flag, value)
+                        SampleConfig(**vars(_changed(settings, flag, value)))
                     except UserError as error:
                         raise UserError(f"--{name}={text}: {error}") from error
 
@@ -183,7 +219,7 @@ def _split(flag: str, text: str, kind: type) -> dict[str | None, Any]:
 
 
 def _convert(flag: str, text: str, kind: type) -> Any:
-    what = {float: "a number", int: "a whole number", str: "a name"}[kind]
+    what = {float: "a number", int: "a whole number", str: "a name", LogSNRs: "-8:-4:0:4"}[kind]
     try:
         value = kind(text)
     except ValueError as error:
@@ -203,23 +239,30 @@ def _describe(flag: SamplingFlag, settings: SampleConfig) -> str:
     return f"the {flag.field} {getattr(settings, flag.field).kind!r}"
 
 
-def _changed(settings: SampleConfig, flag: SamplingFlag, value: Any) -> SampleConfig:
-    current = getattr(settings, flag.field)
+def _changed(settings: Any, flag: SamplingFlag, value: Any) -> types.SimpleNamespace:
+    """The fields of a `SampleConfig` with one changed."""
+    current, fields = getattr(settings, flag.field), dict(vars(settings))
     if flag.inner:
         if not _applies(flag, settings):
             raise UserError(f"{_describe(flag, settings)} has no {flag.inner}")
         value = dataclasses.replace(current, **{flag.inner: value})
+    elif flag.type is LogSNRs:
+        from imagen_jax.diffusion.grids import ExplicitGrid
+
+        value = ExplicitGrid(tuple(value))
+        fields["num_steps"] = len(value.logsnrs)
     elif flag.type is str:
         value = _of_kind(flag.field, value, current)
-    return dataclasses.replace(settings, **{flag.field: value})
+    return types.SimpleNamespace(**{**fields, flag.field: value})
 
 
 def _of_kind(field: str, kind: str, current: Any) -> Any:
     """A choice of another kind, with its defaults; of the same kind, the current one."""
     from imagen_jax.config import choice_of_kind
+    from imagen_jax.diffusion.grids import GRIDS
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
 
-    choices = {"sampler": SAMPLERS, "threshold": THRESHOLDS}[field]
+    choices = {"sampler": SAMPLERS, "grid": GRIDS, "threshold": THRESHOLDS}[field]
     cls = choice_of_kind(choices, kind, field)
     return current if isinstance(current, cls) else cls()

@@ -164,7 +164,7 @@ class SampleConfig:
     guidance: Guidance = Guidance()
     threshold: Threshold = DynamicThreshold()
     aug_level: float = 0.1
-    grid: Grid = UniformGrid()
+    grid: Grid = UniformGrid()  # noqa: RUF009
 
     def __post_init__(self) -> None:
         check_at_least("num_steps", self.num_steps, 1)
