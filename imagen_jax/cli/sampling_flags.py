@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,22 @@ class SamplingFlag:
     help: str
 
 
+class LogSNRs(tuple):
+    """The type of `--logsnrs`: numbers with colons between them."""
+
+    def __new__(cls, text: str) -> LogSNRs:
+        return super().__new__(cls, (float(part) for part in text.split(":")))
+
+
 # Kinds come first: --sampler=ddim --eta=0.5 sets the eta of the new sampler.
 SAMPLING_FLAGS = {
-    "sampler": SamplingFlag("sampler", "", str, "Sampler: ddim or ancestral."),
+    "sampler": SamplingFlag(
+        "sampler", "", str, "Sampler: ddim, ancestral, dpmpp, sde_dpmpp, heun, euler or unipc."
+    ),
+    "grid": SamplingFlag("grid", "", str, "Noise levels: uniform, logsnr or karras."),
+    "logsnrs": SamplingFlag(
+        "grid", "", LogSNRs, "The log-SNRs of the steps, rising, as -8:-4:0:4 (an explicit grid)."
+    ),
     "threshold": SamplingFlag("threshold", "", str, "Thresholding: none, static or dynamic."),
     "num_steps": SamplingFlag("num_steps", "", int, "Steps per picture."),
     "guidance_weight": SamplingFlag(
@@ -80,7 +94,17 @@ SAMPLING_FLAGS = {
     "guide_weight": SamplingFlag(
         "guidance", "guide_weight", float, "Weight of autoguidance, see --guide_weights of sample."
     ),
-    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim, from 0 to 1."),
+    "eta": SamplingFlag("sampler", "eta", float, "Noise of ddim and sde_dpmpp, from 0 to 1."),
+    "order": SamplingFlag("sampler", "order", int, "Order of dpmpp and unipc: 1, 2 or 3."),
+    "variant": SamplingFlag("sampler", "variant", str, "Of dpmpp: multistep or singlestep."),
+    "solver_type": SamplingFlag("sampler", "solver_type", str, "Of unipc: bh1 or bh2."),
+    "s_churn": SamplingFlag("sampler", "s_churn", float, "Noise of heun and euler; 0 for none."),
+    "s_min": SamplingFlag("sampler", "s_min", float, "Lowest sigma with churn."),
+    "s_max": SamplingFlag("sampler", "s_max", float, "Highest sigma with churn."),
+    "s_noise": SamplingFlag("sampler", "s_noise", float, "Factor of the noise of churn."),
+    "rho": SamplingFlag("grid", "rho", float, "Of the karras grid; more is finer at low noise."),
+    "sigma_max": SamplingFlag("grid", "sigma_max", float, "First sigma; 0 for the schedule's."),
+    "sigma_min": SamplingFlag("grid", "sigma_min", float, "Last sigma; 0 for the schedule's."),
     "gamma": SamplingFlag("sampler", "gamma", float, "Variance of ancestral, from 0 to 1."),
     "percentile": SamplingFlag(
         "threshold", "percentile", float, "Percentile of dynamic thresholding, in percent."
@@ -133,8 +157,12 @@ def override(
       UserError: an unknown stage, a value of the wrong type or out of range, or a setting that the
         chosen sampler or threshold does not have.
     """
+    from imagen_jax.config import SampleConfig
+
+    # Settings limit each other, so they are built when all flags are known.
     merged = {
-        name: settings.get(name, stage.sample) for name, stage in config.ordered_stages().items()
+        name: types.SimpleNamespace(**vars(settings.get(name, stage.sample)))
+        for name, stage in config.ordered_stages().items()
     }
     for name, flag in SAMPLING_FLAGS.items():
         text = given.get(name)
@@ -153,7 +181,13 @@ def override(
                 merged[stage] = _changed(merged[stage], flag, value)
             except UserError as error:
                 raise UserError(f"--{name}={text}: stage {stage!r}: {error}") from error
-    return merged
+    built = {}
+    for stage, fields in merged.items():
+        try:
+            built[stage] = SampleConfig(**vars(fields))
+        except UserError as error:
+            raise UserError(f"stage {stage!r}: {error}") from error
+    return built
 
 
 def check_sampling_flags(given: Mapping[str, str | None]) -> None:
@@ -166,6 +200,7 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
       UserError: a value out of range, or an unknown kind.
     """
     from imagen_jax.config import SampleConfig
+    from imagen_jax.diffusion.grids import GRIDS, ExplicitGrid
     from imagen_jax.diffusion.guidance import WEIGHT_SCHEDULES, Guidance
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
@@ -178,15 +213,16 @@ def check_sampling_flags(given: Mapping[str, str | None]) -> None:
         for threshold in THRESHOLDS
         for schedule in WEIGHT_SCHEDULES
     ]
+    everything += [SampleConfig(grid=grid()) for grid in GRIDS if grid is not ExplicitGrid]
     for name, flag in SAMPLING_FLAGS.items():
         text = given.get(name)
         if text is None:
             continue
         for value in parse_value(name, text, flag.type).values():
-            for settings in everything:
+            for settings in everything if flag.inner else [SampleConfig()]:
                 if _applies(flag, settings):
                     try:
-                        _changed(settings, flag, value)
+                        SampleConfig(**vars(_changed(settings, flag, value)))
                     except UserError as error:
                         raise UserError(f"--{name}={text}: {error}") from error
 
@@ -228,6 +264,7 @@ def _convert(flag: str, text: str, kind: type) -> Any:
         int: "a whole number",
         str: "a name",
         tuple: "LOW:HIGH, such as -3:2",
+        LogSNRs: "-8:-4:0:4",
     }[kind]
     try:
         value = _pair(text) if kind is tuple else kind(text)
@@ -263,31 +300,46 @@ def _owner(flag: SamplingFlag, settings: SampleConfig) -> tuple[str, Any, str]:
     return name, owner, last
 
 
-def _changed(settings: SampleConfig, flag: SamplingFlag, value: Any) -> SampleConfig:
+def _changed(settings: Any, flag: SamplingFlag, value: Any) -> types.SimpleNamespace:
+    """The fields of a `SampleConfig` with one changed."""
+    fields = dict(vars(settings))
     if not _applies(flag, settings):
         _, _, last = _owner(flag, settings)
         raise UserError(f"{_describe(flag, settings)} has no {last}")
-    return _replaced(settings, [flag.field, *filter(None, flag.inner.split("."))], flag, value)
+    if flag.type is LogSNRs:
+        from imagen_jax.diffusion.grids import ExplicitGrid
+
+        value = ExplicitGrid(tuple(value))
+        fields["num_steps"] = len(value.logsnrs)
+    else:
+        path = [part for part in flag.inner.split(".") if part]
+        value = _replaced(getattr(settings, flag.field), flag.field, path, value)
+    return types.SimpleNamespace(**{**fields, flag.field: value})
 
 
-def _replaced(owner: Any, path: Sequence[str], flag: SamplingFlag, value: Any) -> Any:
-    """`owner` with the setting at `path` replaced."""
-    name, *rest = path
-    current = getattr(owner, name)
-    if rest:
-        value = _replaced(current, rest, flag, value)
-    elif flag.type is str:
-        value = _of_kind(name, value, current)
-    return dataclasses.replace(owner, **{name: value})
+def _replaced(current: Any, name: str, path: Sequence[str], value: Any) -> Any:
+    """What `name` becomes if the setting at `path` in it, or itself, gets a value."""
+    if path:
+        first, *rest = path
+        inner = _replaced(getattr(current, first), first, rest, value)
+        return dataclasses.replace(current, **{first: inner})
+    is_choice = isinstance(value, str) and not isinstance(current, str)
+    return _of_kind(name, value, current) if is_choice else value
 
 
 def _of_kind(field: str, kind: str, current: Any) -> Any:
     """A choice of another kind, with its defaults; of the same kind, the current one."""
     from imagen_jax.config import choice_of_kind
+    from imagen_jax.diffusion.grids import GRIDS
     from imagen_jax.diffusion.guidance import WEIGHT_SCHEDULES
     from imagen_jax.diffusion.samplers import SAMPLERS
     from imagen_jax.diffusion.thresholding import THRESHOLDS
 
-    choices = {"sampler": SAMPLERS, "threshold": THRESHOLDS, "schedule": WEIGHT_SCHEDULES}[field]
+    choices = {
+        "sampler": SAMPLERS,
+        "grid": GRIDS,
+        "threshold": THRESHOLDS,
+        "schedule": WEIGHT_SCHEDULES,
+    }[field]
     cls = choice_of_kind(choices, kind, field)
     return current if isinstance(current, cls) else cls()

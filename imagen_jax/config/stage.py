@@ -15,6 +15,7 @@ from imagen_jax.checks import (
     check_positive,
     check_unit_interval,
 )
+from imagen_jax.diffusion.grids import GRIDS, UniformGrid, check_num_steps
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.losses import WEIGHTINGS, Unweighted
 from imagen_jax.diffusion.process import check_prediction
@@ -32,6 +33,7 @@ TrainLevels = Union[TRAIN_LEVELS]
 Weighting = Union[WEIGHTINGS]
 Optimizer = Union[OPTIMIZERS]
 Sampler = Union[SAMPLERS]
+Grid = Union[GRIDS]
 Threshold = Union[THRESHOLDS]
 
 
@@ -145,8 +147,10 @@ class SampleConfig:
     """Defaults of sampling from one stage.
 
     Attributes:
-      sampler: `DDIM` or `Ancestral`.
-      num_steps: steps of the sampler.
+      sampler: `DDIM`, `Ancestral`, `DPMSolver`, `SDEDPMSolver`, `Heun`, `Euler` or `UniPC`.
+      num_steps: steps of the sampler, at least as many as its order needs; a step of some samplers
+        calls the network several times.
+      grid: noise levels of the steps: `UniformGrid`, `LogSNRGrid`, `KarrasGrid` or `ExplicitGrid`.
       guidance: its weight (1 is no guidance), where it acts and how; see `Guidance`.
       threshold: `NoThreshold`, `StaticThreshold` or `DynamicThreshold`.
       aug_level: noise level of the low-resolution condition, in [0, 1]; super-resolution only.
@@ -160,9 +164,16 @@ class SampleConfig:
     guidance: Guidance = Guidance()
     threshold: Threshold = DynamicThreshold()
     aug_level: float = 0.1
+    grid: Grid = UniformGrid()  # noqa: RUF009
 
     def __post_init__(self) -> None:
         check_at_least("num_steps", self.num_steps, 1)
+        if self.num_steps < self.sampler.min_steps:
+            raise UserError(
+                f"num_steps={self.num_steps} is too few for the sampler {self.sampler.kind!r} of "
+                f"order {self.sampler.min_steps}; take at least {self.sampler.min_steps}"
+            )
+        check_num_steps(self.grid, self.num_steps)
         check_unit_interval("aug_level", self.aug_level)
 
 

@@ -43,6 +43,7 @@ import numpy as np
 
 from imagen_jax.config import SQUARE, CascadeConfig, SampleConfig, StageConfig, parse_aspect
 from imagen_jax.denoiser import NO_REFERENCES, References
+from imagen_jax.diffusion.grids import Grid
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.errors import UserError
@@ -192,6 +193,7 @@ class Cascade:
         sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
         num_steps: int | Mapping[str, int] | None = None,
         guidance: Guidance | Mapping[str, Guidance] | None = None,
+        grid: Grid | str | Mapping[str, Grid | str] | None = None,
         guidance_weight: float | Mapping[str, float] | None = None,
         negative_prompt: str | Sequence[str | None] | None = None,
         prompt_weights: bool = False,
@@ -222,6 +224,7 @@ class Cascade:
           sampler: replaces that of the settings: a sampler, or the name of its kind. This and the
             next three are for all stages, or by stage ({"base": 5, "sr64": 1}).
           num_steps: replaces that of the settings.
+          grid: replaces that of the settings: a grid of noise levels, or the name of its kind.
           guidance: replaces that of the settings: interval, schedule, rescaling and more.
           guidance_weight: replaces the weight of the guidance. 1 is no guidance.
           negative_prompt: what guidance moves away from instead of no text: one for all prompts, or
@@ -259,6 +262,7 @@ class Cascade:
                 sampler=sampler,
                 num_steps=num_steps,
                 guidance=guidance,
+                grid=grid,
                 guidance_weight=guidance_weight,
             ),
             batch_size=batch_size,

@@ -23,8 +23,9 @@ from imagen_jax.config import DiffusionConfig, SampleConfig
 from imagen_jax.denoiser import NO_REFERENCES, LowRes, References, network_denoiser
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.augmentation import low_res_condition
+from imagen_jax.diffusion.grids import Grid
 from imagen_jax.diffusion.guidance import Guidance
-from imagen_jax.diffusion.samplers import Sampler, uniform_grid
+from imagen_jax.diffusion.samplers import Sampler
 from imagen_jax.diffusion.thresholding import NoThreshold, Threshold
 from imagen_jax.errors import UserError
 from imagen_jax.parallel.compiler import compiler_options
@@ -42,7 +43,7 @@ class SampleSettings:
     """`SampleConfig` as arguments of a program: numbers are traced, the rest is static.
 
     Attributes:
-      sampler, threshold: dataclasses whose fields are float32 scalars.
+      sampler, threshold, grid: dataclasses whose numbers are float32 scalars.
       guidance: likewise, with None for what does nothing; None where all of it does nothing.
       aug_level: float32 scalar.
       num_steps: static.
@@ -52,6 +53,7 @@ class SampleSettings:
     guidance: Guidance | None
     threshold: Threshold
     aug_level: Array
+    grid: Grid
     num_steps: int = flax.struct.field(pytree_node=False)
 
 
@@ -70,6 +72,7 @@ def make_settings(config: SampleConfig, *, has_guide: bool = False) -> SampleSet
         guidance=guidance,
         threshold=config.threshold,
         aug_level=config.aug_level,
+        grid=config.grid,
         num_steps=config.num_steps,
     )
     return jax.tree.map(jnp.float32, settings)
@@ -183,7 +186,7 @@ def _sample(
     shape: tuple[int, int],
     tiles: Tiles | None = None,
 ) -> Array:
-    grid = uniform_grid(diffusion.schedule.at(resolution), settings.num_steps)
+    grid = settings.grid.at(diffusion.schedule.at(resolution), settings.num_steps)
     denoise = make_denoiser(
         params, text, keys, settings, low_res, network, diffusion, shape, grid, references, tiles
     )

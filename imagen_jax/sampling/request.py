@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from imagen_jax.config import SQUARE, SampleConfig, choice_of_kind
+from imagen_jax.diffusion.grids import GRIDS, ExplicitGrid, Grid
 from imagen_jax.diffusion.guidance import Guidance
 from imagen_jax.diffusion.samplers import SAMPLERS, Sampler
 from imagen_jax.errors import UserError
@@ -190,6 +191,7 @@ def change_settings(
     sampler: Sampler | str | Mapping[str, Sampler | str] | None = None,
     num_steps: int | Mapping[str, int] | None = None,
     guidance: Guidance | Mapping[str, Guidance] | None = None,
+    grid: Grid | str | Mapping[str, Grid | str] | None = None,
     guidance_weight: float | Mapping[str, float] | None = None,
 ) -> dict[str, SampleConfig]:
     """Settings with some of them replaced, in all stages or, given a mapping, by stage.
@@ -197,25 +199,28 @@ def change_settings(
     Args:
       settings: by stage.
       sampler: a sampler, or the name of its kind. A kind other than the stage's has its defaults.
-      num_steps: of the sampler.
+      num_steps: of the sampler; default with an explicit grid: the number of its log-SNRs.
+      grid: a grid of noise levels, or the name of its kind, as for the sampler.
       guidance: with all of its settings.
       guidance_weight: its weight alone; 1 is no guidance.
 
     Raises:
-      UserError: an unknown stage or sampler, or a value out of range.
+      UserError: an unknown stage, sampler or grid, or a value out of range.
     """
     stages = list(settings)
     changed = dict(settings)
+    # The sampler, its steps and their grid limit each other, so they change at once.
+    steps: dict[str, dict[str, Any]] = {name: {} for name in stages}
     for name, value in by_stage("sampler", sampler, stages).items():
-        if isinstance(value, str):
-            kind = choice_of_kind(SAMPLERS, value, "sampler")
-            value = changed[name].sampler if isinstance(changed[name].sampler, kind) else kind()
-        elif not isinstance(value, SAMPLERS):
-            kinds = ", ".join(choice.kind for choice in SAMPLERS)
-            raise UserError(f"sampler={value!r} is no sampler; give one, or a name ({kinds})")
-        changed[name] = dataclasses.replace(changed[name], sampler=value)
+        steps[name]["sampler"] = _choice("sampler", SAMPLERS, value, changed[name].sampler)
+    for name, value in by_stage("grid", grid, stages).items():
+        steps[name]["grid"] = _choice("grid", GRIDS, value, changed[name].grid)
+        if isinstance(steps[name]["grid"], ExplicitGrid):
+            steps[name]["num_steps"] = len(steps[name]["grid"].logsnrs)
     for name, value in by_stage("num_steps", num_steps, stages).items():
-        changed[name] = dataclasses.replace(changed[name], num_steps=_whole("num_steps", value))
+        steps[name]["num_steps"] = _whole("num_steps", value)
+    for name, fields in steps.items():
+        changed[name] = dataclasses.replace(changed[name], **fields)
     for name, value in by_stage("guidance", guidance, stages).items():
         if not isinstance(value, Guidance):
             raise UserError(f"guidance={value!r} is no Guidance; a number is a guidance_weight")
@@ -233,7 +238,18 @@ def change_settings(
 def picture_cost(settings: SampleConfig, shape: tuple[int, int], *, has_guide: bool = False) -> int:
     """About the work for a picture, in a unit common to all stages: passes times pixels."""
     passes = (1 if settings.guidance.weight == 1.0 else 2) + has_guide
-    return settings.num_steps * passes * math.prod(shape)
+    return settings.num_steps * settings.sampler.calls_per_step * passes * math.prod(shape)
+
+
+def _choice(what: str, choices: tuple[type, ...], value: Any, current: Any) -> Any:
+    """A choice, or by the name of its kind: the current one, or another with its defaults."""
+    if isinstance(value, str):
+        kind = choice_of_kind(choices, value, what)
+        return current if isinstance(current, kind) else kind()
+    if not isinstance(value, choices):
+        kinds = ", ".join(choice.kind for choice in choices)
+        raise UserError(f"{what}={value!r} is no {what}; give one, or a name ({kinds})")
+    return value
 
 
 def by_stage(what: str, value: T | Mapping[str, T] | None, stages: Sequence[str]) -> dict[str, T]:

@@ -13,7 +13,6 @@ import jax
 from jax.sharding import NamedSharding
 
 from imagen_jax.diffusion import samplers
-from imagen_jax.diffusion.samplers import uniform_grid
 from imagen_jax.parallel.compiler import compiler_options
 from imagen_jax.sampling.loop import SampleSettings, initial_noise, make_denoiser, step_keys
 from imagen_jax.stage import Stage
@@ -41,7 +40,7 @@ def sample_programs(stage: Stage, sharding: NamedSharding) -> tuple[Callable[...
 
     def start(keys: Array, settings: SampleSettings, shape: tuple[int, int]) -> State:
         z = initial_noise(keys, shape)
-        return z, settings.sampler.init(z, uniform_grid(schedule, settings.num_steps))
+        return z, settings.sampler.init(z, settings.grid.at(schedule, settings.num_steps))
 
     def step(
         params: Params,
@@ -53,7 +52,7 @@ def sample_programs(stage: Stage, sharding: NamedSharding) -> tuple[Callable[...
         index: Array,
         shape: tuple[int, int],
     ) -> State:
-        grid = uniform_grid(schedule, settings.num_steps)
+        grid = settings.grid.at(schedule, settings.num_steps)
         network = stage.network
         denoise = make_denoiser(
             params, text, keys, settings, low_res, network, diffusion, shape, grid

@@ -6,8 +6,9 @@ import pytest
 
 from imagen_jax.cli.sampling_flags import check_sampling_flags, override
 from imagen_jax.config import SampleConfig
+from imagen_jax.diffusion.grids import ExplicitGrid, KarrasGrid
 from imagen_jax.diffusion.guidance import Guidance, OscillatingWeight
-from imagen_jax.diffusion.samplers import DDIM, Ancestral
+from imagen_jax.diffusion.samplers import DDIM, Ancestral, DPMSolver
 from imagen_jax.diffusion.thresholding import DynamicThreshold, StaticThreshold
 from imagen_jax.errors import UserError
 
@@ -57,10 +58,26 @@ def test_a_value_for_all_stages_changes_those_that_have_the_setting(config):
     assert merged["base"].sampler == Ancestral() and merged["sr16"].sampler == DDIM(eta=0.5)
 
 
+def test_solvers_and_grids(config):
+    flags = {"sampler": "base=dpmpp,sr16=ddim", "grid": "karras", "rho": "5", "order": "3"}
+    merged = override({**flags, "num_steps": "base=20"}, config, {})
+    assert merged["base"].sampler == DPMSolver(order=3)
+    assert merged["base"].grid == merged["sr16"].grid == KarrasGrid(rho=5.0)
+    assert merged["sr16"].sampler == DDIM()
+    explicit = override({"logsnrs": "base=-8:-2:4"}, config, {})["base"]
+    assert explicit.grid == ExplicitGrid((-8.0, -2.0, 4.0)) and explicit.num_steps == 3
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"sampler": "euler"}, "stage 'base': sampler='euler' must be one of ddim, ancestral"),
+        ({"sampler": "plms"}, "stage 'base': sampler='plms' must be one of ddim, ancestral"),
+        ({"sampler": "dpmpp", "order": "4"}, "order=4 must be 1, 2 or 3"),
+        ({"sampler": "dpmpp", "num_steps": "1"}, "num_steps=1 is too few"),
+        ({"sampler": "heun", "s_churn": "-1"}, "s_churn=-1.0 must be at least 0"),
+        ({"grid": "karras", "rho": "0"}, "rho=0.0 must be positive"),
+        ({"logsnrs": "-8:-2:-3"}, "logsnrs must rise.* -3.0 comes after -2.0"),
+        ({"logsnrs": "-8:2", "num_steps": "3"}, "num_steps=3, but the explicit grid has 2"),
         ({"sampler": "base=ancestral", "eta": "base=1"}, "the sampler 'ancestral' has no eta"),
         ({"gamma": "0.5"}, "no stage has this setting, base has the sampler 'ddim'"),
         ({"percentile": "0.995"}, "stage 'base': percentile=0.995 .*99.5"),

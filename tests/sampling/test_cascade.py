@@ -227,7 +227,7 @@ def test_saved_files(result, tmp_path):
         ({"num_steps": {"sr64": 3}}, "num_steps for 'sr64', but the stages are base, sr16"),
         ({"guidance_weight": "big"}, "guidance_weight='big' is not a number"),
         ({"guidance_weight": float("nan")}, "weight=nan must be finite"),
-        ({"sampler": "euler"}, "sampler='euler' must be one of"),
+        ({"sampler": "plms"}, "sampler='plms' must be one of"),
         ({"sampler": 3}, "sampler=3 is no sampler"),
         ({"stages": ["sr64"]}, "no stage 'sr64'; the stages are base, sr16"),
         ({"stages": []}, "no stage is chosen"),

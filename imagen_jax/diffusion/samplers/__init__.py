@@ -16,19 +16,29 @@ from imagen_jax.diffusion.samplers.base import (
     uniform_grid,
 )
 from imagen_jax.diffusion.samplers.ddim import DDIM, ddim_step
+from imagen_jax.diffusion.samplers.dpmpp import DPMSolver
+from imagen_jax.diffusion.samplers.euler import Euler
+from imagen_jax.diffusion.samplers.heun import Heun
+from imagen_jax.diffusion.samplers.sde_dpmpp import SDEDPMSolver
+from imagen_jax.diffusion.samplers.unipc import UniPC
 
 # The choices that a config may name by `kind`.
-SAMPLERS = (DDIM, Ancestral)
+SAMPLERS = (DDIM, Ancestral, DPMSolver, SDEDPMSolver, Heun, Euler, UniPC)
 
 __all__ = [
     "DDIM",
     "SAMPLERS",
     "Ancestral",
+    "DPMSolver",
     "Denoiser",
+    "Euler",
+    "Heun",
     "Hook",
     "Interval",
     "Prediction",
+    "SDEDPMSolver",
     "Sampler",
+    "UniPC",
     "advance",
     "ancestral_step",
     "ddim_step",

@@ -30,6 +30,8 @@ class Ancestral:
     """
 
     kind: ClassVar[str] = "ancestral"
+    calls_per_step: ClassVar[int] = 1
+    min_steps: ClassVar[int] = 1
 
     gamma: float = 0.2
 

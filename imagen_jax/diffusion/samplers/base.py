@@ -52,8 +52,15 @@ class Interval:
 class Sampler(Protocol):
     """A sampler: a frozen dataclass of its settings, registered as a JAX pytree.
 
-    Numbers among the settings are traced, so that a sweep over them compiles one program.
+    Real numbers among the settings are traced, so that a sweep over them compiles one program.
+
+    Attributes:
+      calls_per_step: how often a step calls the denoiser, which is nearly all of its cost.
+      min_steps: the fewest steps with which the settings make sense.
     """
+
+    calls_per_step: int
+    min_steps: int
 
     def init(self, z: Array, grid: Array) -> Any:
         """The carry before the first step, for example the history of a multistep method.

@@ -29,6 +29,8 @@ class DDIM:
     """
 
     kind: ClassVar[str] = "ddim"
+    calls_per_step: ClassVar[int] = 1
+    min_steps: ClassVar[int] = 1
 
     eta: float = 0.0
 
