@@ -108,7 +108,7 @@ def test_settings_of_the_config_are_overridden(workdir, tmp_path, capsys):
         (["--prompts=(a:1.2", "--prompt_weights"], "has no closing one"),
         (["--guide_weights=nowhere"], "--guide_weights=nowhere is not a directory"),
         (["--guide_weights=shapes"], "guide weights"),
-        (["--sampler=euler"], "one of ddim, ancestral"),
+        (["--sampler=plms"], "one of ddim, ancestral"),
         (["--aspect=3:2"], "'base' was not trained on pictures of 3:2"),
         (["--aspect=wide"], "'wide' is no aspect ratio"),
         (["--low_res_image=missing.png"], "missing.png does not exist"),
@@ -188,6 +188,7 @@ def test_prompts_file_with_negative_prompts(tmp_path):
             sample.read_prompts([], str(path))
 
 
+@pytest.mark.slow
 def test_negative_prompts_weights_and_a_guide_are_recorded(workdir, tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(
@@ -230,6 +231,7 @@ def picture(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_inpainting_keeps_what_is_black_in_the_mask(workdir, picture, tmp_path, capsys):
     mask, out = tmp_path / "mask.png", tmp_path / "out"
     half = Image.new("L", (16, 16))

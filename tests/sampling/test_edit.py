@@ -53,6 +53,7 @@ def kept_at_8(mask):
     return ~mask.reshape(8, 2, 8, 2).any((1, 3))
 
 
+@pytest.mark.slow
 def test_kept_pixels_are_exact_over_100_masks(cascade):
     rng = np.random.default_rng(1)
     drawn, counts = [], []
@@ -85,6 +86,7 @@ def test_a_kept_pixel_is_computed_from_kept_pixels(size):
     assert keep.any() and not keep.all()
 
 
+@pytest.mark.slow
 def test_full_strength_draws_from_noise(cascade):
     options = {"num_images": 2, "seed": 3, "batch_size": 2}
     plain = cascade("a red circle", **options)

@@ -45,6 +45,7 @@ def draw(case, guidance, references=lib.NO_REFERENCES):
     return lib.sample_stage(stage, params, text, keys, settings, references=references)
 
 
+@pytest.mark.slow
 def test_where_an_interval_acts_and_where_not(case):
     plain, unguided = draw(case, Guidance(3.0)), draw(case, Guidance(1.0))
     assert np.abs(plain - unguided).max() > 0.1
@@ -62,6 +63,7 @@ def test_where_an_interval_acts_and_where_not(case):
     assert np.abs(alternating - plain).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_sweeps_do_not_recompile(case):
     first = {"rescale": 0.7, "parallel": 0.0, "max_norm": 2.0, "interval": (-3.0, 2.0)}
     second = {"rescale": 0.1, "parallel": 0.5, "max_norm": 5.0, "interval": (-20.0, 1.0)}
@@ -123,6 +125,7 @@ def test_the_formula_of_all_references(case):
     np.testing.assert_allclose(alone, d + 0.5 * (d - d_g), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cascade_guided_by_itself_and_by_the_prompt_itself(tiny):
     weaker = dataclasses.replace(tiny, stages={"base": tiny.stages["base"]})
     plain, guided = Cascade.from_artefact(tiny), Cascade.from_artefact(tiny, guide=weaker)

@@ -249,7 +249,7 @@ def test_keys_differ_by_seed_and_stage():
         ("threshold.percentile", float("nan")),
         ("guidance.weight", float("nan")),
         ("num_steps", 0),
-        ("sampler.kind", "euler"),
+        ("sampler.kind", "plms"),
         ("threshold.kind", "soft"),
         ("threshold.cap", 0.5),
         ("sampler.eta", 1.5),

@@ -101,6 +101,7 @@ def draw(sr, tiles, columns=20):
     )
 
 
+@pytest.mark.slow
 def test_one_tile_is_the_whole_bit_for_bit(sr):
     stage = sr[0]
     whole = draw(sr, None)
