@@ -56,7 +56,7 @@ def places(records) -> list[parquet_pages.ValuePlace]:
 
 def check(records, values):
     again = pickle.loads(pickle.dumps(records))
-    there = [i for i, value in enumerate(values) if value is not None]
+    there = [i for i, value in enumerate(values) if value]
     assert len(again) == len(there)
     nulls = len(values) - len(there)
     kind = "rows without a picture (their download failed)"
