@@ -359,7 +359,9 @@ def test_the_index_is_built_once_and_again_when_the_tar_changes(tmp_path, monkey
     settings = config("webdataset", tmp_path / "set")
     assert len(load_records(settings, None)) == 20
     assert "2 of 2 files indexed" in capsys.readouterr().out
-    assert sorted(p.name for p in (tmp_path / "set" / ".imagen_jax").iterdir()) == [
+    # With the plugin of HEIC more files are pictures, so its index is another one.
+    names = [p.name.removesuffix("-heif") for p in (tmp_path / "set" / ".imagen_jax").iterdir()]
+    assert sorted(names) == [
         "00000.tar.tar-any",
         "00001.tar.tar-any",
     ]
