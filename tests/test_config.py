@@ -7,6 +7,7 @@ import pytest
 
 from imagen_jax.config import (
     CascadeConfig,
+    SampleConfig,
     StageConfig,
     from_config_dict,
     from_json_dict,
@@ -14,7 +15,9 @@ from imagen_jax.config import (
     to_config_dict,
     to_json_dict,
 )
-from imagen_jax.diffusion.samplers import Ancestral
+from imagen_jax.diffusion.grids import GRIDS, ExplicitGrid
+from imagen_jax.diffusion.guidance import Guidance, OscillatingWeight
+from imagen_jax.diffusion.samplers import SAMPLERS, Ancestral
 from imagen_jax.errors import UserError
 from imagen_jax.optimizers import Muon
 
@@ -213,3 +216,19 @@ def test_the_command_line_may_choose_another_kind():
 def test_infinite_settings_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         from_json_dict({"stages": {"base": {}}, **change})
+
+
+GRIDS_TRIED = [
+    *(grid() for grid in GRIDS if grid is not ExplicitGrid),
+    ExplicitGrid((-8.0, 0, 1, 4)),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("grid", GRIDS_TRIED)
+def test_sampling_settings_survive_json(sampler, grid):
+    guidance = Guidance(5.0, interval=(-3.0, 5.0), schedule=OscillatingWeight(0.25), rescale=0.5)
+    sample = SampleConfig(sampler=sampler(), grid=grid, num_steps=4, guidance=guidance)
+    config = CascadeConfig(name="x", stages={"base": StageConfig(resolution=32, sample=sample)})
+    assert from_json_dict(json.loads(json.dumps(to_json_dict(config)))) == config
+    assert from_config_dict(to_config_dict(config)) == config
